@@ -1,0 +1,57 @@
+"""Parameter trees on disk: one npz of named float arrays, read without pickle, written atomically."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cgrefine.errors import InputError
+
+SEPARATOR = "|"
+"""Between the keys of a nested dict in array names; Haiku module names contain '/' and '~'."""
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+    """Nested dict of arrays → flat dict 'a|b|c' → array. Raises ValueError on a key with the separator."""
+    flat: dict[str, np.ndarray] = {}
+    for key, value in tree.items():
+        if SEPARATOR in key:
+            raise ValueError(f"parameter name {key!r} contains {SEPARATOR!r}")
+        name = f"{prefix}{SEPARATOR}{key}" if prefix else key
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, name))
+        else:
+            flat[name] = np.asarray(value)
+    return flat
+
+
+def unflatten(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, last = name.split(SEPARATOR)
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return tree
+
+
+def save_params(path: Path, params: Mapping[str, Any]) -> None:
+    """Write a nested dict of arrays as npz, under a temporary name first."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as handle:
+        np.savez(handle, **flatten(params))  # pyright: ignore[reportArgumentType]
+    temporary.rename(path)
+
+
+def load_params(path: Path) -> dict[str, Any]:
+    """Read what `save_params` wrote. InputError when missing, damaged, or holding Python objects."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return unflatten({name: archive[name] for name in archive.files})
+    except OSError as error:
+        raise InputError(f"{path}: parameters cannot be read ({error})") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not a parameter file, or it holds Python objects ({error})") from error

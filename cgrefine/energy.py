@@ -1,0 +1,187 @@
+"""One form of energy function, and the three kinds of term that have it.
+
+    bead_energies(params, positions (n, 3), system, neighbors) -> (n,) kcal/mol
+
+Padded beads give exactly zero energy and zero force, whatever stands in their positions. A term is
+  BondedTerm   a scalar function of one bond length, angle or dihedral and its type: leaves as a
+               native LAMMPS style;
+  PairTerm     a scalar function of one distance and two species, from a sequence separation on:
+               leaves as a native LAMMPS pair style;
+  NetworkTerm  a many-body function of bead types and edge vectors: leaves as StableHLO.
+The scalar functions are the single source for energies in JAX and for the tables LAMMPS reads.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from cgrefine import geometry
+from cgrefine.neighbors import Neighbors
+from cgrefine.system import System
+
+Params = Any
+
+
+class BeadEnergies(Protocol):
+    """Anything with the one signature of an energy function."""
+
+    def __call__(self, params: Params, positions: Array, system: System, neighbors: Neighbors) -> Array: ...
+
+
+@dataclass(frozen=True)
+class BondedTerm:
+    """A sum over bonds, angles or dihedrals of scalar(params, x, type): x in Å or rad, result kcal/mol.
+
+    `scalar` is elementwise over arrays x and type (int). The energy of a tuple is shared equally by
+    its beads.
+    """
+
+    name: str
+    kind: Literal["bond", "angle", "dihedral"]
+    scalar: Callable[[Params, Array, Array], Array]
+    cutoff_A: float = 0.0
+
+    def __call__(self, params, positions, system, neighbors):
+        """Energy of each bead, (n,) kcal/mol."""
+        measure, harmless, tuples, types, mask = {
+            "bond": (geometry.bond_lengths, 3.8, system.bonds, system.bond_types, system.bond_mask),
+            "angle": (geometry.bond_angles, 1.8, system.angles, system.angle_types, system.angle_mask),
+            "dihedral": (
+                geometry.dihedrals, 0.9, system.dihedrals, system.dihedral_types, system.dihedral_mask,
+            ),
+        }[self.kind]  # fmt: skip
+        if tuples.shape[0] == 0:
+            return jnp.zeros(positions.shape[0], positions.dtype)
+        x = _unpadded(positions, system)
+        coordinate = jnp.where(mask, measure(x, tuples), harmless)
+        energy = jnp.where(mask, self.scalar(params, coordinate, types), 0.0)
+        share = jnp.broadcast_to(energy[:, None] / tuples.shape[1], tuples.shape)
+        return jnp.zeros(x.shape[0], energy.dtype).at[tuples].add(share)
+
+
+@dataclass(frozen=True)
+class PairTerm:
+    """A sum over pairs at |i-j| >= min_separation of scalar(params, r, species_i, species_j), kcal/mol.
+
+    `scalar` is elementwise, symmetric in the species, and exactly zero from cutoff_A on. Each bead of
+    a pair carries half of its energy.
+    """
+
+    name: str
+    cutoff_A: float
+    min_separation: int
+    scalar: Callable[[Params, Array, Array, Array], Array]
+
+    def __call__(self, params, positions, system, neighbors):
+        """Energy of each bead, (n,) kcal/mol."""
+        i, j = neighbors.senders, neighbors.receivers
+        separation = jnp.abs(jnp.asarray(system.sequence)[i] - jnp.asarray(system.sequence)[j])
+        acts = neighbors.edge_mask & (separation >= self.min_separation)
+        x = _unpadded(positions, system)
+        r = geometry.safe_norm(geometry.displacements(x, i, j, acts))
+        inside = acts & (r < self.cutoff_A)
+        kind = jnp.asarray(system.species)
+        energy = self.scalar(params, jnp.where(inside, r, self.cutoff_A), kind[i], kind[j])
+        half = 0.5 * jnp.where(inside, energy, 0.0)
+        return jax.ops.segment_sum(half, i, x.shape[0])
+
+
+@dataclass(frozen=True)
+class NetworkTerm:
+    """A many-body energy of bead types and edge vectors.
+
+    edge_energy(params, vectors (e, 3) Å sender to receiver, species (n,), senders (e,), receivers (e,),
+    edge_mask (e,)) -> (n,) kcal/mol. It vanishes smoothly as edges reach cutoff_A, and depends on
+    nothing else: no index, no topology, so LAMMPS may reorder beads. `hops` is the number of message
+    passing steps (1: strictly local, as Allegro). `init(key)` makes the parameters.
+    """
+
+    name: str
+    cutoff_A: float
+    hops: int
+    init: Callable[[Array], Params]
+    edge_energy: Callable[..., Array]
+
+    def __call__(self, params, positions, system, neighbors):
+        """Energy of each bead, (n,) kcal/mol."""
+        x = _unpadded(positions, system)
+        i, j, mask = neighbors.senders, neighbors.receivers, neighbors.edge_mask
+        vectors = geometry.displacements(x, i, j, mask)
+        energy = self.edge_energy(params, vectors, jnp.asarray(system.species), i, j, mask)
+        return jnp.where(system.bead_mask, energy, 0.0)
+
+
+Term = BondedTerm | PairTerm | NetworkTerm
+
+
+def _unpadded(positions: Float[Array, "beads 3"], system: System) -> Float[Array, "beads 3"]:
+    return geometry.masked_rows(positions, jnp.asarray(system.bead_mask))
+
+
+@dataclass(frozen=True)
+class SumOfTerms:
+    """Terms added by name; params is a dict with the same names. No hidden weights."""
+
+    terms: tuple[Term, ...]
+
+    def __call__(self, params, positions, system, neighbors):
+        """Energy of each bead, (n,) kcal/mol."""
+        zero = jnp.zeros(positions.shape[0], positions.dtype)
+        return sum((t(params[t.name], positions, system, neighbors) for t in self.terms), zero)
+
+    @property
+    def cutoff_A(self) -> float:
+        """Longest cutoff of any term, Å (0 when all are bonded)."""
+        return max((t.cutoff_A for t in self.terms), default=0.0)
+
+    def only(self, names: tuple[str, ...]) -> "SumOfTerms":
+        """The sum of the named terms, in this order of terms. Raises ValueError on an unknown name."""
+        known = [t.name for t in self.terms]
+        if unknown := set(names) - set(known):
+            raise ValueError(f"no energy term {sorted(unknown)}; there are {known}")
+        return SumOfTerms(tuple(t for t in self.terms if t.name in names))
+
+
+def total(
+    bead_energies: BeadEnergies, params: Params, positions: Array, system: System, neighbors: Neighbors
+) -> Array:
+    """Energy of the whole packed graph, kcal/mol."""
+    return jnp.sum(bead_energies(params, positions, system, neighbors))
+
+
+def graph_energies(per_bead: Float[Array, " beads"], graph_id: Int[Array, " beads"], n_graphs: int) -> Array:
+    """Energy of each graph, (g,) kcal/mol."""
+    return jax.ops.segment_sum(per_bead, graph_id, n_graphs, indices_are_sorted=True)
+
+
+def bead_energies_and_forces(
+    bead_energies: BeadEnergies, params: Params, positions: Array, system: System, neighbors: Neighbors
+) -> tuple[Array, Array]:
+    """Energies per bead (n,) kcal/mol, and forces (n, 3) = minus the gradient of their sum, kcal/mol/Å."""
+
+    def summed(x):
+        per_bead = bead_energies(params, x, system, neighbors)
+        return jnp.sum(per_bead), per_bead
+
+    gradient, per_bead = jax.grad(summed, has_aux=True)(positions)
+    return per_bead, -gradient
+
+
+def forces(
+    bead_energies: BeadEnergies, params: Params, positions: Array, system: System, neighbors: Neighbors
+) -> Array:
+    """Minus the gradient of the total energy, (n, 3) kcal/mol/Å."""
+    return bead_energies_and_forces(bead_energies, params, positions, system, neighbors)[1]
+
+
+def by_term(
+    model: SumOfTerms, params: Mapping[str, Params], positions: Array, system: System, neighbors: Neighbors
+) -> dict[str, tuple[Array, Array]]:
+    """Bead energies and forces of each term alone, by name."""
+    return {
+        t.name: bead_energies_and_forces(t, params[t.name], positions, system, neighbors) for t in model.terms
+    }

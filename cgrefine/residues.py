@@ -1,0 +1,79 @@
+"""The one residue table: species, names, masses and classes of the one-bead-per-residue model."""
+
+from typing import Final
+
+RESIDUES: Final = (
+    "ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE",
+    "LEU", "LYS", "MET", "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL",
+)  # fmt: skip
+"""Species index → three-letter code. This order is part of the file formats: never reorder."""
+
+ONE_LETTER: Final = "ARNDCQEGHILKMFPSTWYV"
+N_SPECIES: Final = len(RESIDUES)
+
+ALIASES: Final = {
+    "HSD": "HIS", "HSE": "HIS", "HSP": "HIS", "HID": "HIS", "HIE": "HIS", "HIP": "HIS",
+    "CYX": "CYS", "CYM": "CYS", "CYS2": "CYS", "ASH": "ASP", "ASPP": "ASP",
+    "GLH": "GLU", "GLUP": "GLU", "LYN": "LYS", "LSN": "LYS", "ARN": "ARG",
+}  # fmt: skip
+"""Protonation and force-field variants (CHARMM, AMBER) of the twenty residues."""
+
+CAPS: Final = frozenset({"ACE", "NME", "NMA", "NH2", "NHE", "CT1", "CT2", "CT3", "FOR"})
+"""Terminal caps: chemical groups without Cα, left out of the coarse-grained chain."""
+
+RESIDUE_MASSES: Final = (
+    71.08, 156.19, 114.10, 115.09, 103.14, 128.13, 129.12, 57.05, 137.14, 113.16,
+    113.16, 128.17, 131.20, 147.18, 97.12, 87.08, 101.10, 186.21, 163.18, 99.13,
+)  # fmt: skip
+"""Mass of each residue (amino acid minus water), g/mol, in the order of RESIDUES."""
+
+_INDEX: Final = {name: i for i, name in enumerate(RESIDUES)}
+GLY: Final = _INDEX["GLY"]
+PRO: Final = _INDEX["PRO"]
+_BETA_BRANCHED: Final = frozenset({_INDEX["ILE"], _INDEX["THR"], _INDEX["VAL"]})
+
+BOND_CLASSES: Final = ("X-X", "X-Pro")
+ANGLE_CLASSES: Final = ("other", "Gly", "Pro", "pre-Pro", "beta-branched")
+DIHEDRAL_CLASSES: Final = ("other", "Gly", "Pro")
+
+
+def species_of(resname: str) -> int:
+    """Species index of a residue name, variants included. Raises ValueError on anything else."""
+    name = ALIASES.get(resname.strip().upper(), resname.strip().upper())
+    if name not in _INDEX:
+        raise ValueError(
+            f"residue {resname!r} is none of the 20 amino acids, their known variants, or a cap "
+            f"({', '.join(sorted(CAPS))})"
+        )
+    return _INDEX[name]
+
+
+def species_from_sequence(sequence: str) -> list[int]:
+    """Species indices of a one-letter sequence. Raises ValueError naming the first unknown letter."""
+    for position, letter in enumerate(sequence.upper()):
+        if letter not in ONE_LETTER:
+            raise ValueError(f"letter {letter!r} at position {position + 1} is none of {ONE_LETTER}")
+    return [ONE_LETTER.index(letter) for letter in sequence.upper()]
+
+
+def bond_class(second: int) -> int:
+    """Class of the virtual Cα-Cα bond, by its second residue: 1 before proline, else 0."""
+    return int(second == PRO)
+
+
+def angle_class(centre: int, after: int) -> int:
+    """Class of the Cα angle, by its centre residue and the one after it: index in ANGLE_CLASSES."""
+    if centre == GLY:
+        return 1
+    if centre == PRO:
+        return 2
+    if after == PRO:
+        return 3
+    return 4 if centre in _BETA_BRANCHED else 0
+
+
+def dihedral_class(second: int, third: int) -> int:
+    """Class of the Cα dihedral, by its two centre residues: index in DIHEDRAL_CLASSES (Gly before Pro)."""
+    if GLY in (second, third):
+        return 1
+    return 2 if PRO in (second, third) else 0

@@ -1,0 +1,179 @@
+"""Topology of one molecule, and the packed graph: many molecules or replicas as one set of arrays.
+
+`Topology` lives on the host (numpy, exact sizes). `pack` joins topologies into a `System` (fixed
+capacity, masks), the form in which every energy, integrator and observable of the package computes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from cgrefine import residues
+
+CHAIN_GAP = 1000
+"""Added to `sequence` at each chain break, so that separations across a break are never small."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """One molecule of n residues, b bonds, a angles, d dihedrals (numpy, host side).
+
+    species: (n,) index into residues.RESIDUES. sequence: (n,) residue count along the molecule, plus
+    CHAIN_GAP at each break; |sequence_i - sequence_j| is the separation used for exclusions.
+    bonds (b, 2), angles (a, 3), dihedrals (d, 4): bead indices in chain order.
+    *_types: class index of each, see residues.BOND_CLASSES and so on.
+    resid: (n,) residue numbers of the source file, for reports and PDB files.
+    """
+
+    species: np.ndarray
+    sequence: np.ndarray
+    bonds: np.ndarray
+    bond_types: np.ndarray
+    angles: np.ndarray
+    angle_types: np.ndarray
+    dihedrals: np.ndarray
+    dihedral_types: np.ndarray
+    resid: np.ndarray
+
+    @property
+    def n_beads(self) -> int:
+        """Number of beads (residues)."""
+        return len(self.species)
+
+
+def topology_from_species(
+    species: Sequence[int] | np.ndarray,
+    breaks: Sequence[int] = (),
+    resid: Sequence[int] | np.ndarray | None = None,
+) -> Topology:
+    """Topology of a chain of residues: consecutive beads are bonded, except across breaks.
+
+    species: (n,) residue types. breaks: each b means there is no bond between beads b-1 and b.
+    resid: (n,) residue numbers, default 1..n. Raises ValueError on an unknown species or break.
+    """
+    kind = np.asarray(species, dtype=np.int32)
+    n = len(kind)
+    if n == 0 or kind.min() < 0 or kind.max() >= residues.N_SPECIES:
+        raise ValueError(f"species must be {n} > 0 indices from 0 to {residues.N_SPECIES - 1}")
+    if any(b <= 0 or b >= n for b in breaks):
+        raise ValueError(f"chain breaks {list(breaks)} must lie between beads, from 1 to {n - 1}")
+    sequence = np.arange(n, dtype=np.int32)
+    for b in breaks:
+        sequence[b:] += CHAIN_GAP
+    linked = np.diff(sequence) == 1
+
+    def windows(width: int) -> np.ndarray:
+        starts = [i for i in range(n - width + 1) if linked[i : i + width - 1].all()]
+        return np.asarray([range(i, i + width) for i in starts], dtype=np.int32).reshape(-1, width)
+
+    bonds, angles, dihedrals = windows(2), windows(3), windows(4)
+
+    def types(rows: list[int]) -> np.ndarray:
+        return np.asarray(rows, dtype=np.int32)
+
+    return Topology(
+        species=kind,
+        sequence=sequence,
+        bonds=bonds,
+        bond_types=types([residues.bond_class(int(kind[j])) for _, j in bonds]),
+        angles=angles,
+        angle_types=types([residues.angle_class(int(kind[j]), int(kind[k])) for _, j, k in angles]),
+        dihedrals=dihedrals,
+        dihedral_types=types(
+            [residues.dihedral_class(int(kind[j]), int(kind[k])) for _, j, k, _ in dihedrals]
+        ),
+        resid=np.arange(1, n + 1, dtype=np.int32) if resid is None else np.asarray(resid, dtype=np.int32),
+    )
+
+
+class System(NamedTuple):
+    """Packed graph of g molecules or replicas, padded to fixed capacity. Static during a run.
+
+    species (n,) int32; mass (n,) g/mol; graph_id (n,) int32, non-decreasing; sequence (n,) int32, see
+    Topology; bead_mask (n,) bool, False on padding; graph_mask (g,) bool.
+    bonds (b, 2), angles (a, 3), dihedrals (d, 4): int32 indices into the packed beads; each with
+    *_types (int32) and *_mask (bool). Padded tuples repeat bead 0 and are masked.
+    The number of graphs is graph_mask.shape[0], a static fact under jit.
+    """
+
+    species: np.ndarray
+    mass: np.ndarray
+    graph_id: np.ndarray
+    sequence: np.ndarray
+    bead_mask: np.ndarray
+    graph_mask: np.ndarray
+    bonds: np.ndarray
+    bond_types: np.ndarray
+    bond_mask: np.ndarray
+    angles: np.ndarray
+    angle_types: np.ndarray
+    angle_mask: np.ndarray
+    dihedrals: np.ndarray
+    dihedral_types: np.ndarray
+    dihedral_mask: np.ndarray
+
+
+class Capacity(NamedTuple):
+    """Fixed sizes of a packed graph: beads, graphs, and bonded tuples."""
+
+    beads: int
+    graphs: int
+    bonds: int
+    angles: int
+    dihedrals: int
+
+
+def exact_capacity(topologies: Sequence[Topology]) -> Capacity:
+    """The smallest capacity that holds the given molecules: no padding at all."""
+    return Capacity(
+        beads=sum(t.n_beads for t in topologies),
+        graphs=len(topologies),
+        bonds=sum(len(t.bonds) for t in topologies),
+        angles=sum(len(t.angles) for t in topologies),
+        dihedrals=sum(len(t.dihedrals) for t in topologies),
+    )
+
+
+def pack(topologies: Sequence[Topology], capacity: Capacity | None = None) -> System:
+    """Join molecules into one packed graph, in the given order, padding at the end.
+
+    Padded beads have species 0, mass of ALA and the last graph's id, so that graph_id stays sorted.
+    Raises ValueError when the capacity is too small: nothing is ever dropped.
+    """
+    need = exact_capacity(topologies)
+    cap = need if capacity is None else capacity
+    for name, have, want in zip(Capacity._fields, cap, need, strict=True):
+        if have < want:
+            raise ValueError(f"packed graph has room for {have} {name}, {want} needed")
+    offsets = np.cumsum([0] + [t.n_beads for t in topologies])
+    masses = np.asarray(residues.RESIDUE_MASSES)
+
+    def joined(field: str, size: int, shift: bool = False) -> np.ndarray:
+        parts = [getattr(t, field) + (o if shift else 0) for t, o in zip(topologies, offsets, strict=False)]
+        rows = np.concatenate(parts).astype(np.int32)
+        padding = np.zeros((size - len(rows), *rows.shape[1:]), np.int32)
+        return np.concatenate([rows, padding])
+
+    species = joined("species", cap.beads)
+    graph_of_bead = np.repeat(np.arange(len(topologies)), [t.n_beads for t in topologies])
+    graph_id = np.full(cap.beads, cap.graphs - 1, np.int32)
+    graph_id[: need.beads] = graph_of_bead
+    return System(
+        species=species,
+        mass=masses[species],
+        graph_id=graph_id,
+        sequence=joined("sequence", cap.beads),
+        bead_mask=np.arange(cap.beads) < need.beads,
+        graph_mask=np.arange(cap.graphs) < need.graphs,
+        bonds=joined("bonds", cap.bonds, shift=True),
+        bond_types=joined("bond_types", cap.bonds),
+        bond_mask=np.arange(cap.bonds) < need.bonds,
+        angles=joined("angles", cap.angles, shift=True),
+        angle_types=joined("angle_types", cap.angles),
+        angle_mask=np.arange(cap.angles) < need.angles,
+        dihedrals=joined("dihedrals", cap.dihedrals, shift=True),
+        dihedral_types=joined("dihedral_types", cap.dihedrals),
+        dihedral_mask=np.arange(cap.dihedrals) < need.dihedrals,
+    )
