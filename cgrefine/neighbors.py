@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from cgrefine.geometry import AnyArray
 from cgrefine.system import System
 
 
@@ -49,7 +50,7 @@ def candidates(system: System) -> Candidates:
 
 
 def update(
-    positions: Float[Array, "beads 3"], pairs: Candidates, cutoff_A: float, capacity: int
+    positions: Float[AnyArray, "beads 3"], pairs: Candidates, cutoff_A: float, capacity: int
 ) -> Neighbors:
     """Edges shorter than the cutoff, in a buffer of `capacity` edges (traceable, static sizes).
 

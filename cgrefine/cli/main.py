@@ -1,0 +1,176 @@
+"""The command line. `--help` imports neither jax nor the configuration; each command imports what it runs."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="cgrefine",
+    help="Coarse-grained protein force fields from all-atom MD with forces: "
+    "sample → inspect → prepare → priors → train → evaluate → simulate → observe → audit → export → lammps.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigFile = Annotated[Path, typer.Argument(help="YAML configuration", metavar="CONFIG")]
+Out = Annotated[Path, typer.Option("--out", help="run folder: every stage reads and writes below it")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="override one value; repeatable"),
+]
+Force = Annotated[bool, typer.Option("--force", help="run even if the folder is complete")]
+Strict = Annotated[bool, typer.Option("--strict", help="exit with 3 when a check of the stage fails")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
+
+STAGES = {
+    "prepare": (
+        "All-atom MD to a CG data set: Cα positions, optimally projected forces, split.",
+        "data.raw (mdCATH HDF5 files)",
+        "domains/*/*.npy, dataset.json, report.html",
+    ),
+    "priors": (
+        "Boltzmann-inverted bonds, angles, dihedrals and repulsion, and a prior-only Langevin run.",
+        "prepare/",
+        "forcefield/, report.html",
+    ),
+    "train": (
+        "Force matching of the network on top of the priors.",
+        "prepare/, priors/",
+        "forcefield/, checkpoints/, tensorboard/, log.csv, report.html",
+    ),
+    "evaluate": (
+        "Force errors and explained variance on validation frames, per residue type and per term.",
+        "prepare/, train/",
+        "evaluation.json, report.html",
+    ),
+    "simulate": (
+        "Langevin MD of many replicas in one compiled program.",
+        "prepare/ (start frames), train/",
+        "trajectories/*.dcd, topology/*.pdb, replicas.csv, report.html",
+    ),
+    "observe": (
+        "Bond, angle, dihedral, P(r), contact and Rg distributions against the reference.",
+        "prepare/, simulate/",
+        "observables.json, figures, report.html",
+    ),
+    "audit": (
+        "Stability verdict with error bars: survival, first failures, temperature, NVE drift.",
+        "prepare/, train/, simulate/",
+        "audit.json, report.html",
+    ),
+    "export": (
+        "The deployment bundle: StableHLO network, native priors for LAMMPS, reference frames.",
+        "prepare/, train/",
+        "bundle/",
+    ),
+    "lammps": (
+        "Run the bundle in LAMMPS and check its forces against JAX.",
+        "export/, train/, prepare/",
+        "the LAMMPS log, forces, report.html",
+    ),
+}
+
+
+@app.command(
+    epilog="Input: a config with data, model, train and sim. Output: one folder a stage below --out. "
+    "Example: cgrefine run configs/quickstart.yaml --out runs/quickstart"
+)
+def run(
+    config: ConfigFile,
+    out: Out,
+    overrides: Overrides = None,
+    force: Force = False,
+    strict: Strict = False,
+    quiet: Quiet = False,
+) -> None:
+    """Chain all stages; those whose folder is complete for the same resolved config are skipped."""
+    from cgrefine.cli.console import Console
+    from cgrefine.cli.stages import CHAIN, result_rows, run_chain
+    from cgrefine.config import load_config
+
+    console = Console(quiet)
+    run_chain(load_config(config, overrides or ()), out, console, force=force, strict=strict)
+    rows = result_rows(out, [spec.name for spec in CHAIN])
+    console.table(f"cgrefine run → {out}", ("stage", "result", "checks", "seconds"), rows)
+    console.result(f"pages: {out}/<stage>/report.html")
+
+
+def _stage_command(name: str) -> Callable[..., None]:
+    def command(
+        config: ConfigFile,
+        out: Out,
+        overrides: Overrides = None,
+        force: Force = False,
+        strict: Strict = False,
+        quiet: Quiet = False,
+    ) -> None:
+        from cgrefine.cli.console import Console
+        from cgrefine.cli.stages import result_rows, run_stage
+        from cgrefine.config import load_config
+
+        console = Console(quiet)
+        run_stage(name, load_config(config, overrides or ()), out, console, force=force, strict=strict)
+        rows = result_rows(out, [name])
+        console.table(f"{name} → {out / name}", ("stage", "result", "checks", "seconds"), rows)
+
+    command.__doc__, reads, writes = STAGES[name]
+    command.__name__ = name
+    epilog = (
+        f"Input: {reads}. Output: OUT/{name}/ with {writes}, metrics.json, provenance.json, config.yaml. "
+        f"Example: cgrefine {name} configs/quickstart.yaml --out runs/quickstart"
+    )
+    return app.command(name, epilog=epilog)(command)
+
+
+for _name in STAGES:
+    _stage_command(_name)
+
+
+@app.command(
+    epilog="Input: none. Output: three mdCATH HDF5 files in DIRECTORY. Example: cgrefine sample my_sample"
+)
+def sample(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="where to write the files")],
+) -> None:
+    """Write out the embedded sample: three peptides of real all-atom MD in the mdCATH schema."""
+    from cgrefine.cli.console import Console
+    from cgrefine.cli.sample import copy_sample
+
+    for path in copy_sample(directory):
+        Console().result(str(path))
+
+
+@app.command(
+    epilog="Input: mdCATH HDF5 files, folders, globs, or a data set folder. Output: a table. "
+    "Example: cgrefine inspect my_sample"
+)
+def inspect(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="files, folders or globs")],
+    limit: Annotated[
+        float, typer.Option("--coordinate-limit", help="Å; frames beyond it are counted as bad")
+    ] = 1.0e4,
+) -> None:
+    """Show what raw files or a data set hold: residues, temperatures, frames, bad frames, chain breaks."""
+    from cgrefine.cli.console import Console
+    from cgrefine.cli.inspect import inspect as show
+
+    show(paths, limit, Console())
+
+
+def main() -> None:
+    """Entry point: wrong input ends with one sentence and 2, a failed enforced gate with 3."""
+    from cgrefine.errors import GateError, InputError
+
+    try:
+        app(prog_name="cgrefine")
+    except InputError as error:
+        sys.stderr.write(f"cgrefine: {error}\n")
+        sys.exit(2)
+    except GateError as error:
+        sys.stderr.write(f"cgrefine: {error}\n")
+        sys.exit(3)

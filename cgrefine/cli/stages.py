@@ -1,0 +1,168 @@
+"""The chain of stages: what each needs, whether its folder is still valid, and how it is run.
+
+A stage module `cgrefine.cli.<name>` has one function, build(stage, config, root, console), that reads
+the folders of earlier stages below root and writes its own. It is imported only when it runs.
+"""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cgrefine import artifacts
+from cgrefine.cli.console import Console, shown
+from cgrefine.config.schema import Config
+from cgrefine.errors import GateError, InputError
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A stage: the config sections its result depends on, and the stages whose folders it reads."""
+
+    name: str
+    sections: tuple[str, ...]
+    needs: tuple[str, ...]
+    headline: tuple[str, ...]
+
+
+CHAIN = (
+    Spec("prepare", ("data", "force_map"), (), ("frames", "domains", "force_map_ratio")),
+    Spec("priors", ("priors",), ("prepare",), ("stable_fraction", "helix_mirror_gap_kT")),
+    Spec("train", ("model", "train"), ("prepare", "priors"), ("val_force_mse", "seconds_per_step")),
+    Spec("evaluate", (), ("prepare", "train"), ("force_rmse_kcal_mol_A", "explained_variance")),
+    Spec("simulate", ("sim",), ("prepare", "train"), ("replicas", "stable_fraction", "us_per_step")),
+    Spec("observe", ("observables",), ("prepare", "simulate"), ()),
+    Spec("audit", ("audit",), ("prepare", "train", "simulate"), ("stable_fraction", "nve_drift_kcal_mol_ns")),
+    Spec("export", ("export",), ("prepare", "train"), ("selftest_max_force_error_kcal_mol_A",)),
+    Spec(
+        "lammps", ("lammps",), ("prepare", "train", "export"), ("max_force_error_kcal_mol_A", "us_per_step")
+    ),
+)
+BY_NAME = {spec.name: spec for spec in CHAIN}
+EXTRA_SECTIONS = {"observe": ("sim",), "audit": ("sim",), "lammps": ("sim",)}
+"""Sections that a stage reads besides its own; they reach its fingerprint through the stage it needs."""
+
+
+def run_stage(
+    name: str, config: Config, root: Path, console: Console, *, force: bool = False, strict: bool = False
+) -> bool:
+    """Run one stage unless its folder is complete for the same configuration and inputs.
+
+    Returns True when it ran. Raises InputError when a section or an earlier stage is missing, and
+    GateError under `strict` when one of the stage's checks failed.
+    """
+    spec = BY_NAME[name]
+    _check_sections(spec, config)
+    inputs = {need: _fingerprint_of_folder(root, need, name) for need in spec.needs}
+    if name == "prepare":
+        inputs.update(_raw_hashes(config))
+    sections = {s: _plain(getattr(config, s)) for s in (*spec.sections, *EXTRA_SECTIONS.get(name, ()))}
+    fingerprint = artifacts.fingerprint_of(name, sections, inputs)
+    if not force and artifacts.complete(root, name) == fingerprint:
+        console.say(f"{name}: {root / name} is complete for this configuration, skipped")
+        ran = False
+    else:
+        from cgrefine.versions import refuse_miscompiling
+
+        refuse_miscompiling()
+        console.say(f"{name} …")
+        build = importlib.import_module(f"cgrefine.cli.{name}").build
+        seed = _seed(config, name)
+        with artifacts.stage_folder(root, name, config, fingerprint, inputs, seed, _device()) as stage:
+            build(stage, config, root, console)
+        ran = True
+    if strict:
+        _enforce(root, name)
+    return ran
+
+
+def run_chain(
+    config: Config, root: Path, console: Console, *, force: bool = False, strict: bool = False
+) -> list[tuple[str, bool]]:
+    """All stages in order; the gates are enforced after the last, so that every result is written."""
+    missing = [f"{s} (needed by {spec.name})" for spec in CHAIN for s in spec.sections if _absent(config, s)]
+    if missing:
+        raise InputError(f"config: missing section {', '.join(missing)}")
+    ran = [(spec.name, run_stage(spec.name, config, root, console, force=force)) for spec in CHAIN]
+    if strict:
+        for spec in CHAIN:
+            _enforce(root, spec.name)
+    return ran
+
+
+def result_rows(root: Path, names: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    """One row a stage for the result table: stage, headline metrics, checks, seconds."""
+    rows = []
+    for name in names:
+        summary = artifacts.read_json(root / name / "metrics.json")
+        metrics, checks = summary["metrics"], summary["checks"]
+        keys = [k for k in BY_NAME[name].headline if k in metrics] or list(metrics)[:3]
+        failed = [k for k, c in checks.items() if not c["passed"]]
+        verdict = "–" if not checks else f"FAILED: {', '.join(failed)}" if failed else f"{len(checks)} passed"
+        rows.append(
+            (name, ", ".join(f"{k} {_value(metrics[k])}" for k in keys), verdict, shown(summary["seconds"]))
+        )
+    return rows
+
+
+def _value(metric: Any) -> str:
+    if not isinstance(metric, dict):
+        return shown(metric)
+    error = f" ± {shown(metric['stderr'])}" if "stderr" in metric else ""
+    return f"{shown(metric['value'])}{error} {metric.get('unit', '')}".strip()
+
+
+def _enforce(root: Path, name: str) -> None:
+    checks = artifacts.read_json(root / name / "metrics.json")["checks"]
+    failed = {k: c for k, c in checks.items() if not c["passed"]}
+    if failed:
+        told = "; ".join(
+            f"{k}: found {shown(c['value'])}, limit {shown(c['limit'])}" for k, c in failed.items()
+        )
+        raise GateError(f"{name} failed its checks ({told}); see {root / name}")
+
+
+def _absent(config: Config, section: str) -> bool:
+    return getattr(config, section) is None
+
+
+def _check_sections(spec: Spec, config: Config) -> None:
+    for section in (*spec.sections, *EXTRA_SECTIONS.get(spec.name, ())):
+        if _absent(config, section):
+            raise InputError(f"config: {spec.name} needs the section `{section}`, which is not given")
+
+
+def _fingerprint_of_folder(root: Path, need: str, name: str) -> str:
+    artifacts.require(root, need, name)
+    found = artifacts.complete(root, need)
+    assert found is not None
+    return found
+
+
+def _raw_hashes(config: Config) -> dict[str, str]:
+    from cgrefine.data.mdcath import expand
+
+    assert config.data is not None
+    return {path.name: artifacts.file_hash(path) for path in expand(config.data.raw)}
+
+
+def _plain(section: Any) -> Any:
+    return section.model_dump(mode="json")
+
+
+def _seed(config: Config, name: str) -> int | None:
+    section = {
+        "train": config.train,
+        "simulate": config.sim,
+        "priors": config.priors,
+        "lammps": config.lammps,
+    }
+    chosen = section.get(name)
+    return None if chosen is None else chosen.seed
+
+
+def _device() -> str:
+    import jax
+
+    return jax.devices()[0].device_kind

@@ -1,0 +1,89 @@
+"""A force field as facts and parameters: what every stage after `priors` loads.
+
+On disk: forcefield.json (facts: format, species order, prior and network descriptions, temperature)
+and params.npz (arrays by term name). No code is loaded, so a stranger's model is safe to open.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cgrefine import checkpoint
+from cgrefine.artifacts import read_json, write_json
+from cgrefine.energy import SumOfTerms
+from cgrefine.errors import InputError
+from cgrefine.fm.models.registry import network_term
+from cgrefine.fm.priors.terms import prior_terms
+from cgrefine.residues import RESIDUES
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ForceField:
+    """facts: JSON-able description; params: nested dict of arrays, one entry a term."""
+
+    facts: dict[str, Any]
+    params: dict[str, Any]
+
+    @cached_property
+    def model(self) -> SumOfTerms:
+        """The energy: prior terms, then the network if there is one."""
+        network = self.facts["network"]
+        terms = prior_terms(self.facts["priors"])
+        return SumOfTerms(terms if network is None else (*terms, network_term(network)))
+
+    @property
+    def priors(self) -> SumOfTerms:
+        """The energy without the network."""
+        return self.model.only(tuple(t.name for t in self.model.terms if t.name != "network"))
+
+    def cast(self, dtype: Any) -> dict[str, Any]:
+        """Parameters as jax arrays of the given floating dtype."""
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self.params)
+
+
+def prior_only(facts: Mapping[str, Any], params: Mapping[str, Any], temperature_K: float) -> ForceField:
+    """A force field of priors alone; `facts` describes the prior terms, fitted at temperature_K."""
+    return ForceField(
+        facts={
+            "format": FORMAT,
+            "species": list(RESIDUES),
+            "priors": dict(facts),
+            "network": None,
+            "temperature_K": float(temperature_K),
+        },
+        params=dict(params),
+    )
+
+
+def with_network(prior: ForceField, network: Mapping[str, Any], params: Any) -> ForceField:
+    """The prior plus a network; `network` is the facts that registry.network_term takes."""
+    return ForceField({**prior.facts, "network": dict(network)}, {**prior.params, "network": params})
+
+
+def save(folder: Path, force_field: ForceField) -> None:
+    """Write forcefield.json and params.npz into a new or existing folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.save_params(folder / "params.npz", force_field.params)
+    write_json(folder / "forcefield.json", force_field.facts)
+
+
+def load(folder: Path) -> ForceField:
+    """Read what `save` wrote. InputError on a missing, damaged or foreign folder."""
+    facts = read_json(folder / "forcefield.json")
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        found = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
+        raise InputError(f"{folder}/forcefield.json: force-field format {found}, this version reads {FORMAT}")
+    if facts.get("species") != list(RESIDUES):
+        raise InputError(f"{folder}/forcefield.json: its species table is not this version's residue table")
+    force_field = ForceField(facts, checkpoint.load_params(folder / "params.npz"))
+    missing = [t.name for t in force_field.model.terms if t.name not in force_field.params]
+    if missing:
+        raise InputError(f"{folder}/params.npz: no parameters for {missing}")
+    return force_field

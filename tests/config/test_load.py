@@ -1,0 +1,80 @@
+"""Configuration errors name file, key, value and what is allowed; good files resolve with defaults."""
+
+import re
+
+import pytest
+import yaml
+
+from cgrefine.config import dump, load_config, parse
+from cgrefine.errors import InputError
+
+GOOD = {
+    "data": {"raw": ["sample"]},
+    "model": {"name": "allegro", "cutoff_A": 12.0},
+    "train": {"epochs": 2},
+    "sim": {
+        "temperature_K": 320, "timestep_fs": 4, "friction_per_ps": 1, "replicas": 2, "duration_ps": 2,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(GOOD))
+    return path
+
+
+def test_resolved_config_round_trips(config_file):
+    config = load_config(config_file)
+    assert parse(yaml.safe_load(dump(config)), "dump") == config
+    assert config.force_map.kind == "optimal"
+
+
+def test_overrides_are_yaml_values(config_file):
+    config = load_config(config_file, ["train.epochs=7", "data.temperatures_K=[320, 450]", "sim.seed=3"])
+    assert config.train is not None and config.train.epochs == 7
+    assert config.data is not None and config.data.temperatures_K == [320.0, 450.0]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "model.cutof=5",
+            r"model\.cutof: unknown key \(did you mean cutoff_A\?\); choose from channels, cutoff_A",
+        ),
+        ("model.name=alegro", r"model\.name = 'alegro': .*'allegro' or 'none'"),
+        ("sim.timestep_fs=-2", r"sim\.timestep_fs = -2: .*greater than 0"),
+        ("sim.temperature_K=0.3", r"sim\.temperature_K = 0\.3"),
+        ("train.epochs=0", r"train\.epochs = 0"),
+        ("data.raw=[]", r"data\.raw"),
+        ("trian.epochs=3", r"trian: unknown key \(did you mean train\?\)"),
+        ("sim.save_every_ps=50", r"save_every_ps 50\.0 is longer than duration_ps"),
+        ("nonsense", r"--set nonsense: must have the form section\.key=value"),
+        ("model.name.x=1", r"--set model\.name\.x=1: name is a value, not a section"),
+    ],
+)
+def test_faults_are_one_sentence(config_file, override, message):
+    with pytest.raises(InputError) as error:
+        load_config(config_file, [override])
+    assert re.search(message, str(error.value)), str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_physics_has_no_default():
+    with pytest.raises(InputError, match=r"sim\.temperature_K: required.*sim\.timestep_fs: required"):
+        parse({"sim": {"friction_per_ps": 1, "replicas": 1, "duration_ps": 1}}, "x")
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- 1\n- 2", "\x00"])
+def test_what_is_not_a_mapping_is_refused(tmp_path, text):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"bad\.yaml"):
+        load_config(path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(InputError, match=r"no\.yaml: cannot be read"):
+        load_config(tmp_path / "no.yaml")
