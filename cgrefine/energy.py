@@ -13,7 +13,7 @@ The scalar functions are the single source for energies in JAX and for the table
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from cgrefine.system import System
 Params = Any
 
 
+@runtime_checkable
 class BeadEnergies(Protocol):
     """Anything with the one signature of an energy function."""
 

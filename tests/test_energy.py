@@ -1,5 +1,6 @@
 """What holds for every energy term: forces, padding, NaN, names. The forms have their own tests."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -63,8 +64,7 @@ def test_forces_are_minus_the_gradient():
     x, h = chain(3), 1e-5
     listed = neighbors.exact(packed, x, 20.0)
 
-    def total(x):
-        return float(energy.total(MODEL, PARAMS, jnp.asarray(x), packed, listed))
+    total = jax.jit(lambda x: energy.total(MODEL, PARAMS, x, packed, listed))
 
     numeric = np.zeros_like(x)
     for index in np.ndindex(*x.shape):
