@@ -1,0 +1,197 @@
+"""Allegro: a strictly local equivariant network on the directed edges of a coarse-grained graph.
+
+Musaelian, Batzner, Johansson, Sun, Owen, Kornbluth & Kozinsky, Nat. Commun. 14, 579 (2023). Symbols:
+x is the scalar latent x^{ij,L} of edge i→j, V its tensor features V^{ij,L}, u(r) the polynomial
+envelope, A the embedded environment of centre i. Of the paper's tensor product layer the cheap form is
+used: a weight for each path and channel, the paths into a degree added up, then one channel matrix for
+each degree. The last layer makes scalars only, since nothing reads its tensors.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from cgrefine import geometry
+from cgrefine.energy import NetworkTerm
+from cgrefine.fm.models import tensor_product as tp
+from cgrefine.residues import N_SPECIES
+
+SILU_GAIN = 1.6765
+"""1/sqrt(E[silu(z)²]) for standard normal z: activations keep unit mean square."""
+
+FINAL_SCALE = 1.0e-2
+"""Initial scale of the output layer: an untrained network is small beside the priors."""
+
+
+@dataclass(frozen=True)
+class Allegro:
+    """Static facts of the network. avg_neighbors: mean number of edges of a bead in the training data.
+
+    envelope_p: exponent of the envelope; energy, force and force gradient vanish at cutoff_A.
+    parity: "so3" tells mirror images apart (with two layers or more), "o3" cannot.
+    """
+
+    cutoff_A: float
+    avg_neighbors: float
+    channels: int
+    hidden: int
+    layers: int
+    l_max: int
+    n_bessel: int
+    envelope_p: int
+    parity: tp.Parity
+
+
+def network(facts: Allegro) -> NetworkTerm:
+    """The energy term "network" of these facts; parameters are made in the default float type."""
+    transformed = hk.without_apply_rng(hk.transform(partial(_bead_energies, facts)))
+
+    def init(key: Array):
+        two = jnp.zeros(2, jnp.int32)
+        vectors = jnp.ones((2, 3), jnp.result_type(float))
+        return transformed.init(key, vectors, two, two, two, jnp.ones(2, bool))
+
+    return NetworkTerm(
+        name="network", cutoff_A=facts.cutoff_A, hops=1, init=init, edge_energy=transformed.apply
+    )
+
+
+def bessel(r: Float[Array, " edges"], cutoff_A: float, count: int) -> Float[Array, "edges count"]:
+    """sqrt(2/rc) sin(nπr/rc)/r times rc/sqrt(2), n = 1..count: order one, for r > 0 (Gasteiger 2020, eq. 7)."""
+    n = jnp.arange(1, count + 1, dtype=r.dtype)
+    return jnp.sin(n * (jnp.pi / cutoff_A) * r[:, None]) * (cutoff_A / (r[:, None] * np.sqrt(2.0).item()))
+
+
+def envelope(x: Float[Array, " edges"], p: int) -> Float[Array, " edges"]:
+    """1 - (p+1)(p+2)/2 x^p + p(p+2) x^{p+1} - p(p+1)/2 x^{p+2}; 0 from x = 1 on (Gasteiger 2020, eq. 8).
+
+    Value, slope and curvature vanish at x = 1.
+    """
+    inside = x < 1.0
+    y = jnp.where(inside, x, 1.0)
+    polynomial = 1.0 - 0.5 * (p + 1) * (p + 2) * y**p + p * (p + 2) * y ** (p + 1) - 0.5 * p * (p + 1) * y ** (
+        p + 2
+    )
+    return jnp.where(inside, polynomial, 0.0)
+
+
+def _bead_energies(
+    facts: Allegro,
+    vectors: Float[Array, "edges 3"],
+    species: Int[Array | np.ndarray, " beads"],
+    senders: Int[Array | np.ndarray, " edges"],
+    receivers: Int[Array | np.ndarray, " edges"],
+    edge_mask: Bool[Array | np.ndarray, " edges"],
+) -> Float[Array, " beads"]:
+    """Energy of each bead in kcal/mol: the sum of E_ij over the edges of which it is the centre."""
+    r = geometry.safe_norm(vectors)
+    acts = edge_mask & (r < facts.cutoff_A) & (r > 0.0)
+    r = jnp.where(acts, r, 0.5 * facts.cutoff_A)
+    u = jnp.where(acts, envelope(r / facts.cutoff_A, facts.envelope_p), 0.0)[:, None]
+    harmonics = tp.spherical_harmonics(vectors / r[:, None], facts.l_max)
+    centre, neighbour = jnp.asarray(species)[senders], jnp.asarray(species)[receivers]
+    sum_to_centre = partial(_centre_sum, senders=senders, n_beads=species.shape[0], facts=facts)
+
+    x = u * _two_body(facts, bessel(r, facts.cutoff_A, facts.n_bessel), centre, neighbour)
+    tensors = _weighted(facts, x, harmonics, "tensor")
+    for layer in range(facts.layers):
+        last = layer == facts.layers - 1
+        around = sum_to_centre(_weighted(facts, x, harmonics, f"environment_{layer}"))
+        scalars, tensors = _tensor_layer(facts, tensors, around, last, f"product_{layer}")
+        update = _mlp((facts.hidden, facts.hidden), f"latent_{layer}")(jnp.concatenate([x, scalars], axis=1))
+        x = (x + u * update) * np.sqrt(0.5).item()
+    edge = _mlp((facts.hidden // 2 or 1, 1), "energy", final_scale=FINAL_SCALE)(x)[:, 0]
+    scale = hk.get_parameter("pair_scale", (N_SPECIES, N_SPECIES), vectors.dtype, jnp.ones)
+    energy = scale[centre, neighbour] * u[:, 0] * edge
+    return jax.ops.segment_sum(energy, senders, species.shape[0]) * _per_neighbour(facts)
+
+
+def _two_body(facts: Allegro, basis: Array, centre: Array, neighbour: Array) -> Array:
+    """x^{ij,0} before the envelope: an MLP of the distance and both species, (edges, hidden).
+
+    The one-hot part of its first layer is a table for each end, looked up.
+    """
+    tables = [
+        hk.get_parameter(f"{end}_embedding", (N_SPECIES, facts.hidden), basis.dtype, hk.initializers.RandomNormal())
+        for end in ("centre", "neighbour")
+    ]
+    radial = _linear(facts.hidden, "radial", bias=True)(basis)
+    first = (radial + tables[0][centre] + tables[1][neighbour]) * np.sqrt(1 / 3).item()
+    return _mlp((facts.hidden, facts.hidden), "two_body")(_silu(first))
+
+
+def _weighted(facts: Allegro, x: Array, harmonics: tp.Features, name: str) -> tp.Features:
+    """w_l(x) Y_l: the spherical harmonics of each edge in `channels` copies weighted by its scalars.
+
+    Without a bias, so the weights vanish with x at the cutoff.
+    """
+    weights = _linear((facts.l_max + 1) * facts.channels, name, bias=False)(x)
+    by_degree = [weights[:, d * facts.channels : (d + 1) * facts.channels] for d in range(facts.l_max + 1)]
+    return tuple(tuple(w * y for y in tensor) for w, tensor in zip(by_degree, harmonics, strict=True))
+
+
+def _centre_sum(features: tp.Features, senders: Array, n_beads: int, facts: Allegro) -> tp.Features:
+    """A: features summed over the edges of each centre, given back to each of its edges."""
+    flat = jnp.concatenate([c for tensor in features for c in tensor], axis=1)
+    summed = jax.ops.segment_sum(flat, senders, n_beads) * _per_neighbour(facts)
+    back = iter(jnp.split(summed[senders], (facts.l_max + 1) ** 2, axis=1))
+    return tuple(tuple(next(back) for _ in tensor) for tensor in features)
+
+
+def _tensor_layer(
+    facts: Allegro, tensors: tp.Features, around: tp.Features, last: bool, name: str
+) -> tuple[Array, tp.Features]:
+    """V ⊗ A: (scalars of every path, for the latent MLP; mixed tensors, none in the last layer)."""
+    channels = facts.channels
+    scalars, outputs = [], {}
+    for path in tp.paths(facts.l_max, facts.parity, l_out=0 if last else facts.l_max):
+        made = tp.product(path, tensors[path.l1], around[path.l2])
+        if path.l3 == 0:
+            scalars.append(made[0])
+        outputs.setdefault(path.l3, []).append(made)
+    joined = jnp.concatenate(scalars, axis=1)
+    if last:
+        return joined, ()
+    mixed = []
+    for degree, parts in sorted(outputs.items()):
+        weights = hk.get_parameter(
+            f"{name}_path_{degree}", (len(parts), channels), joined.dtype, hk.initializers.RandomNormal()
+        )
+        matrix = hk.get_parameter(
+            f"{name}_mix_{degree}", (channels, channels), joined.dtype, hk.initializers.RandomNormal()
+        ) * np.sqrt(1 / (channels * len(parts))).item()
+        summed = [sum(w * part[m] for w, part in zip(weights, parts, strict=True)) for m in range(2 * degree + 1)]
+        mixed.append(tuple(component @ matrix for component in summed))
+    return joined, tuple(mixed)
+
+
+def _per_neighbour(facts: Allegro) -> float:
+    return float(facts.avg_neighbors) ** -0.5
+
+
+def _silu(x: Array) -> Array:
+    return SILU_GAIN * jax.nn.silu(x)
+
+
+def _linear(size: int, name: str, bias: bool, scale: float = 1.0) -> hk.Linear:
+    init = hk.initializers.VarianceScaling(scale**2, "fan_in", "normal")
+    return hk.Linear(size, with_bias=bias, w_init=init, name=name)
+
+
+def _mlp(sizes: tuple[int, ...], name: str, final_scale: float = 1.0) -> Callable[[Array], Array]:
+    """Linear layers with silu between them; the output is linear, scaled at the start by final_scale."""
+
+    def apply(x: Array) -> Array:
+        for depth, size in enumerate(sizes):
+            last = depth == len(sizes) - 1
+            x = _linear(size, f"{name}_{depth}", bias=not last, scale=final_scale if last else 1.0)(x)
+            x = x if last else _silu(x)
+        return x
+
+    return apply
