@@ -1,0 +1,294 @@
+"""Many replicas of MD as one packed graph: a jitted scan on the device, given out in chunks of frames.
+
+Neighbours are rebuilt at each step from all pairs within each graph (no skin). When a list does not
+fit its buffer the chunk is thrown away and run again with a larger one, so no edge is ever dropped.
+A replica that fails is frozen at its last good state; from then on the energy sees that state in its
+place, so nothing that it became can reach the other replicas.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from cgrefine import energy, neighbors, units
+from cgrefine.energy import BeadEnergies
+from cgrefine.neighbors import Candidates
+from cgrefine.sim.langevin import Evaluate, Evaluation, Integrator, Pair, State
+from cgrefine.sim.stability import Checks, Motion, first_failure
+from cgrefine.status import Status
+from cgrefine.system import System
+
+CAPACITY_STEP = 256
+"""Edge buffers are multiples of this, so that similar runs share one compilation."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Lengths of a run. One frame is given every `stride` steps, `chunk_frames` frames at a time.
+
+    n_frames is rounded to whole chunks by `settings`, never here. cutoff_A = 0: the energy needs no
+    neighbours. headroom: edges of the first buffer relative to those of the starting frame.
+    """
+
+    n_frames: int
+    stride: int
+    chunk_frames: int
+    cutoff_A: float
+    headroom: float = 1.5
+
+    def __post_init__(self) -> None:
+        if self.n_frames % self.chunk_frames:
+            raise ValueError(f"{self.n_frames} frames are not whole chunks of {self.chunk_frames}")
+
+
+class Progress(NamedTuple):
+    """What a run carries on: state; status, fail_step (g,) int32, fail_step -1 while alive; step () int32."""
+
+    state: State
+    status: Array
+    fail_step: Array
+    step: Array
+
+
+class Frames(NamedTuple):
+    """Saved frames on the device: positions (s, n, 3) Å; potential, kinetic (s, g) kcal/mol;
+    temperature_K (s, g) mean over the stride; alive (s, g) bool; overflow () bool."""
+
+    positions: Array
+    potential: Array
+    kinetic: Array
+    temperature_K: Array
+    alive: Array
+    overflow: Array
+
+
+class Chunk(NamedTuple):
+    """s frames of g graphs on the host.
+
+    positions (s, n, 3) float32 Å; time_ps (s,); potential, kinetic (s, g) kcal/mol; temperature_K (s, g)
+    kinetic, mean over the steps since the frame before; alive (s, g): False on frames that only repeat
+    the last good state; status, fail_step (g,) at the end of the chunk (fail_step -1: none);
+    regrown: times that the neighbour buffer was enlarged so far; edge_capacity: its size.
+    """
+
+    positions: np.ndarray
+    time_ps: np.ndarray
+    potential: np.ndarray
+    kinetic: np.ndarray
+    temperature_K: np.ndarray
+    alive: np.ndarray
+    status: np.ndarray
+    fail_step: np.ndarray
+    regrown: int
+    edge_capacity: int
+
+
+def settings(
+    duration: float, interval: float, dt: float, cutoff_A: float, max_chunk_frames: int = 10
+) -> Settings:
+    """Settings of a run of given duration and saving interval, both in the unit of dt.
+
+    The interval is rounded to whole steps and the duration to whole intervals; a chunk is the largest
+    divisor of the number of frames that is not above max_chunk_frames (one compilation serves all).
+    """
+    stride = max(1, round(interval / dt))
+    n_frames = max(1, round(duration / (stride * dt)))
+    chunk = max(d for d in range(1, min(max_chunk_frames, n_frames) + 1) if n_frames % d == 0)
+    return Settings(n_frames, stride, chunk, cutoff_A)
+
+
+def rollout(
+    bead_energies: BeadEnergies,
+    params: Any,
+    system: System,
+    positions: Float[Array | np.ndarray, "beads 3"],
+    kT: Float[Array | np.ndarray, " graphs"],
+    key: Array,
+    integrator: Integrator,
+    run: Settings,
+    limits: Checks,
+) -> Iterator[Chunk]:
+    """Run all graphs from the given positions, with Maxwell momenta, and yield chunks in order.
+
+    kT: thermal energy of each graph, kcal/mol. The computation is in the dtype of `positions`: parameters,
+    masses and limits are brought to it.
+    The same bead_energies, integrator and settings compile once, whatever the parameters and kT.
+    Ends early when every replica has failed. Raises ValueError on starting positions that are not
+    finite (the status of a replica speaks of dynamics, not of input).
+    """
+    if not np.isfinite(np.asarray(positions)[system.bead_mask]).all():
+        raise ValueError("starting positions hold values that are not finite")
+    x = jnp.asarray(positions)
+    packed, limits, params = (in_dtype(tree, x.dtype) for tree in (system, limits, params))
+    pairs = _pairs(system, run.cutoff_A)
+    capacity = _rounded(run.headroom * _edge_count(np.asarray(positions), pairs, run.cutoff_A), pairs)
+    kT_bead = jnp.where(system.bead_mask, jnp.asarray(kT, x.dtype)[system.graph_id], 0.0)
+    start_key, step_key = jax.random.split(key)
+    fixed = (bead_energies, integrator, run)
+    progress = _start(*fixed, capacity, params, start_key, x, packed, pairs, kT_bead, limits)
+    regrown = done = 0
+    while done < run.n_frames:
+        after, frames = _advance(
+            *fixed, capacity, params, step_key, progress, packed, pairs, kT_bead, limits
+        )
+        if bool(frames.overflow):
+            capacity, regrown = _rounded(1.5 * capacity, pairs), regrown + 1
+            continue
+        progress, done = after, done + run.chunk_frames
+        yield _to_host(progress, frames, done, run, integrator.dt, regrown, capacity)
+        if not bool(jnp.any((progress.status == Status.OK) & packed.graph_mask)):
+            return
+
+
+def in_dtype(tree: Any, dtype: Any) -> Any:
+    """The tree with its floating-point arrays in one dtype, all as device arrays."""
+
+    def leaf(value):
+        floating = jnp.issubdtype(jnp.result_type(value), jnp.floating)
+        return jnp.asarray(value, dtype) if floating else jnp.asarray(value)
+
+    return jax.tree.map(leaf, tree)
+
+
+def graph_temperatures(kinetic: Float[Array, " graphs"], system: System) -> Float[Array, " graphs"]:
+    """Kinetic temperature of each graph, K, from its kinetic energy (kcal/mol) and 3n degrees of freedom."""
+    beads = jnp.asarray(system.bead_mask).astype(kinetic.dtype)
+    count = jax.ops.segment_sum(beads, jnp.asarray(system.graph_id), kinetic.shape[0])
+    return 2.0 * kinetic / (3.0 * jnp.maximum(count, 1.0) * units.KB)
+
+
+def _evaluator(bead_energies, cutoff_A: float, capacity: int, system: System, pairs: Candidates) -> Evaluate:
+    def evaluate(params, x):
+        if cutoff_A > 0.0:
+            edges = neighbors.update(x, pairs, cutoff_A, capacity)
+        else:
+            none = np.zeros(0, np.int32)
+            edges = neighbors.padded(none, none, 0)
+        per_bead, force = energy.bead_energies_and_forces(bead_energies, params, x, system, edges)
+        return Evaluation(per_bead, force, jnp.asarray(edges.overflow))
+
+    return evaluate
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _start(bead_energies, integrator, run, capacity, params, key, x, system, pairs, kT, limits) -> Progress:
+    evaluate = _evaluator(bead_energies, run.cutoff_A, capacity, system, pairs)
+    state = integrator.pair(evaluate, system.mass, kT).init(key, x, params)
+    n_graphs = system.graph_mask.shape[0]
+    alive = jnp.full(n_graphs, int(Status.OK), jnp.int32)
+    status = first_failure(limits, _motion(state, system, kT), system, alive)
+    fail_step = jnp.where(status == Status.OK, -1, 0).astype(jnp.int32)
+    return Progress(state, status, fail_step, jnp.asarray(0, jnp.int32))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _advance(
+    bead_energies, integrator, run, capacity, params, key, progress, system, pairs, kT, limits
+) -> tuple[Progress, Frames]:
+    """One chunk. The key of a step is fold_in(key, step), so a chunk run again repeats its noise."""
+    evaluate = _evaluator(bead_energies, run.cutoff_A, capacity, system, pairs)
+
+    def pair_for(before: Progress) -> Pair:
+        """The integrator, whose energy sees the last good state wherever the new one must not be looked at."""
+        alive = (before.status == Status.OK)[system.graph_id]
+
+        def guarded(params, x):
+            usable = alive & jnp.all(jnp.isfinite(x), axis=1)
+            return evaluate(params, jnp.where(usable[:, None], x, before.state.positions))
+
+        return integrator.pair(guarded, system.mass, kT)
+
+    def one_step(carry, _):
+        before, overflow, heat = carry
+        step = before.step + 1
+        proposal = pair_for(before).step(jax.random.fold_in(key, step), before.state, params)
+        status = first_failure(limits, _motion(proposal, system, kT), system, before.status)
+        alive = (status == Status.OK)[system.graph_id]
+        state = _chosen(alive, proposal, before.state)
+        fail_step = jnp.where((status != before.status), step, before.fail_step)
+        heat = heat + graph_temperatures(_kinetic(state, system), system)
+        return (Progress(state, status, fail_step, step), overflow | proposal.at.overflow, heat), None
+
+    def one_frame(carry, _):
+        before, overflow = carry
+        heat = jnp.zeros(system.graph_mask.shape[0], before.state.positions.dtype)
+        (after, overflow, heat), _ = jax.lax.scan(one_step, (before, overflow, heat), None, run.stride)
+        potential = energy.graph_energies(after.state.at.energies, system.graph_id, heat.shape[0])
+        frame = (
+            after.state.positions,
+            potential,
+            _kinetic(after.state, system),
+            heat / run.stride,
+            after.status == Status.OK,
+        )
+        return (after, overflow), frame
+
+    start_overflow = progress.state.at.overflow & (progress.step == 0)
+    (progress, overflow), frames = jax.lax.scan(
+        one_frame, (progress, start_overflow), None, run.chunk_frames
+    )
+    return progress, Frames(*frames, overflow=overflow)
+
+
+def _chosen(alive: Bool[Array, " beads"], new: State, old: State) -> State:
+    def pick(a, b):
+        return jnp.where(alive[:, None] if a.ndim == 2 else alive, a, b)
+
+    at = Evaluation(
+        pick(new.at.energies, old.at.energies), pick(new.at.forces, old.at.forces), new.at.overflow
+    )
+    return State(pick(new.positions, old.positions), pick(new.momenta, old.momenta), at)
+
+
+def _motion(state: State, system: System, kT: Float[Array, " beads"]) -> Motion:
+    return Motion(state.positions, state.momenta, state.at.forces, jnp.asarray(system.mass), kT)
+
+
+def _kinetic(state: State, system: System) -> Float[Array, " graphs"]:
+    per_bead = jnp.sum(state.momenta**2, axis=1) / (2.0 * jnp.asarray(system.mass))
+    return energy.graph_energies(per_bead, jnp.asarray(system.graph_id), system.graph_mask.shape[0])
+
+
+def _pairs(system: System, cutoff_A: float) -> Candidates:
+    none = np.zeros(0, np.int32)
+    return neighbors.candidates(system) if cutoff_A > 0.0 else Candidates(none, none)
+
+
+def _edge_count(positions: np.ndarray, pairs: Candidates, cutoff_A: float) -> int:
+    vectors = positions[pairs.receivers] - positions[pairs.senders]
+    return int(((vectors**2).sum(-1) < cutoff_A**2).sum())
+
+
+def _rounded(edges: float, pairs: Candidates) -> int:
+    return min(CAPACITY_STEP * max(1, math.ceil(edges / CAPACITY_STEP)), len(pairs.senders))
+
+
+def _to_host(
+    progress: Progress,
+    frames: Frames,
+    done: int,
+    run: Settings,
+    dt: float,
+    regrown: int,
+    capacity: int,
+) -> Chunk:
+    index = np.arange(done - run.chunk_frames, done) + 1
+    return Chunk(
+        positions=np.asarray(frames.positions, np.float32),
+        time_ps=index * run.stride * units.to_fs(dt) / 1000.0,
+        potential=np.asarray(frames.potential),
+        kinetic=np.asarray(frames.kinetic),
+        temperature_K=np.asarray(frames.temperature_K),
+        alive=np.asarray(frames.alive),
+        status=np.asarray(progress.status),
+        fail_step=np.asarray(progress.fail_step),
+        regrown=regrown,
+        edge_capacity=capacity,
+    )

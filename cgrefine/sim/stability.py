@@ -1,0 +1,209 @@
+"""When a replica has failed. Each criterion is one predicate over a packed frame: True = this graph failed.
+
+Criteria and thresholds for one bead per residue: see config.schema.Criteria. A replica keeps its first
+failure; within one step the order is that of `Status` (a state that is not finite says nothing else).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from cgrefine import geometry
+from cgrefine.config.schema import Criteria
+from cgrefine.status import Status
+from cgrefine.system import System
+
+CIS_PROLINE_A = 2.95
+"""Cα-Cα distance across a cis peptide bond before proline, Å; the trans one is 3.80."""
+
+SMALLEST_SIZED_CHAIN = 8
+"""Shorter chains have no limits on Rg: a few residues may well be straight."""
+
+
+class Checks(NamedTuple):
+    """What the predicates need. Made once on the host by `checks`, an argument of jitted functions.
+
+    bonds (b, 2), r0 (b,) Å, may_be_cis (b,), bond_mask (b,); seconds (s, 2), second_mask (s,): beads i
+    and i+2; pairs (p, 2): unpadded pairs with the overlap separation; rg_low, rg_high (g,) Å;
+    the scalars are the thresholds of Criteria.
+    """
+
+    bonds: np.ndarray
+    r0: np.ndarray
+    may_be_cis: np.ndarray
+    bond_mask: np.ndarray
+    seconds: np.ndarray
+    second_mask: np.ndarray
+    pairs: np.ndarray
+    rg_low: np.ndarray
+    rg_high: np.ndarray
+    bond_deviation: np.ndarray
+    second_min: np.ndarray
+    overlap_min: np.ndarray
+    max_force: np.ndarray
+    max_kinetic_kT: np.ndarray
+
+
+class Motion(NamedTuple):
+    """One frame: positions, momenta, forces (n, 3); mass, kT (n,), internal units."""
+
+    positions: Array
+    momenta: Array
+    forces: Array
+    mass: Array
+    kT: Array
+
+
+def checks(system: System, r0: np.ndarray, criteria: Criteria) -> Checks:
+    """Bring the criteria into arrays for one packed system.
+
+    r0: (b,) usual length of each bond of the system, Å (padding: any value). Raises ValueError when
+    its length is not the number of bonds.
+    """
+    if np.shape(r0) != system.bond_mask.shape:
+        raise ValueError(f"r0 has shape {np.shape(r0)}, the system has {system.bond_mask.shape[0]} bonds")
+    low, high = size_limits(system) if criteria.size_limits else _no_limits(system)
+    return Checks(
+        bonds=system.bonds,
+        r0=np.asarray(r0, np.float64),
+        may_be_cis=system.bond_types == 1,
+        bond_mask=system.bond_mask,
+        seconds=system.angles[:, [0, 2]],
+        second_mask=system.angle_mask,
+        pairs=_separated_pairs(system, criteria.overlap_separation),
+        rg_low=low,
+        rg_high=high,
+        bond_deviation=np.asarray(criteria.bond_deviation_A),
+        second_min=np.asarray(criteria.second_neighbor_min_A),
+        overlap_min=np.asarray(criteria.overlap_min_A),
+        max_force=np.asarray(criteria.max_force_kcal_mol_A),
+        max_kinetic_kT=np.asarray(criteria.max_kinetic_kT),
+    )
+
+
+def reference_bond_lengths(positions: np.ndarray, bonds: np.ndarray) -> np.ndarray:
+    """Median trans length of each bond in reference frames (f, n, 3), Å; 3.8 where no frame is trans."""
+    x = np.asarray(positions, np.float64)
+    r = np.linalg.norm(x[:, bonds[:, 1]] - x[:, bonds[:, 0]], axis=-1)
+    trans = np.abs(r - CIS_PROLINE_A) > 0.4
+    typical = [np.median(r[trans[:, b], b]) if trans[:, b].any() else 3.8 for b in range(len(bonds))]
+    return np.asarray(typical, np.float32)
+
+
+def size_limits(system: System) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest credible Rg of each graph, (g,) and (g,) Å; 0 and inf for short chains.
+
+    Collapse: 1.6 n^0.38 (folded proteins are near 2.2 n^0.38). Rod: 0.9 of n beads in line, 3.8 Å
+    apart, Rg = 3.8 sqrt((n² - 1)/12). A molecule of several chains has no upper limit.
+    """
+    low, high = _no_limits(system)
+    for g in np.flatnonzero(system.graph_mask):
+        beads = (system.graph_id == g) & system.bead_mask
+        n = int(beads.sum())
+        if n < SMALLEST_SIZED_CHAIN:
+            continue
+        low[g] = 1.6 * n**0.38
+        if np.ptp(system.sequence[beads]) == n - 1:
+            high[g] = 0.9 * 3.8 * np.sqrt((n * n - 1) / 12.0)
+    return low, high
+
+
+def first_failure(
+    limits: Checks, motion: Motion, system: System, status: Int[Array, " graphs"]
+) -> Int[Array, " graphs"]:
+    """Status of each graph after this frame: a failure already there is kept, else the first criterion met."""
+    found = {
+        Status.NON_FINITE: non_finite(motion, system),
+        Status.BOND: broken_bond(limits, motion, system),
+        Status.SECOND_NEIGHBOR: close_second_neighbor(limits, motion, system),
+        Status.OVERLAP: overlap(limits, motion, system),
+        Status.FORCE: large_force(limits, motion, system),
+        Status.KINETIC: fast_bead(limits, motion, system),
+        Status.SIZE: wrong_size(limits, motion, system),
+    }
+    for code, failed in found.items():
+        status = jnp.where((status == Status.OK) & failed, jnp.asarray(code, status.dtype), status)
+    return status
+
+
+def non_finite(motion: Motion, system: System) -> Bool[Array, " graphs"]:
+    """A position, momentum or force is not finite."""
+    both = jnp.concatenate([motion.positions, motion.momenta, motion.forces], axis=1)
+    return _any_bead(~jnp.all(jnp.isfinite(both), axis=1), system)
+
+
+def broken_bond(limits: Checks, motion: Motion, system: System) -> Bool[Array, " graphs"]:
+    """A bond is further from its usual length than allowed; before proline the cis length is usual too."""
+    r = geometry.bond_lengths(motion.positions, jnp.asarray(limits.bonds))
+    deviation = jnp.abs(r - limits.r0)
+    cis = jnp.where(limits.may_be_cis, jnp.abs(r - CIS_PROLINE_A), deviation)
+    bad = limits.bond_mask & (jnp.minimum(deviation, cis) > limits.bond_deviation)
+    return _any_pair(bad, limits.bonds, system)
+
+
+def close_second_neighbor(limits: Checks, motion: Motion, system: System) -> Bool[Array, " graphs"]:
+    """Beads i and i+2 are closer than allowed: the chain folds back on itself."""
+    r = geometry.bond_lengths(motion.positions, jnp.asarray(limits.seconds))
+    return _any_pair(limits.second_mask & (r < limits.second_min), limits.seconds, system)
+
+
+def overlap(limits: Checks, motion: Motion, system: System) -> Bool[Array, " graphs"]:
+    """Two beads at or above the overlap separation are closer than allowed."""
+    i, j = jnp.asarray(limits.pairs[:, 0]), jnp.asarray(limits.pairs[:, 1])
+    vectors = motion.positions[j] - motion.positions[i]
+    return _any_pair(jnp.sum(vectors * vectors, axis=1) < limits.overlap_min**2, limits.pairs, system)
+
+
+def large_force(limits: Checks, motion: Motion, system: System) -> Bool[Array, " graphs"]:
+    """The force on a bead is larger than allowed."""
+    return _any_bead(jnp.sum(motion.forces**2, axis=1) > limits.max_force**2, system)
+
+
+def fast_bead(limits: Checks, motion: Motion, system: System) -> Bool[Array, " graphs"]:
+    """The kinetic energy of a bead exceeds the allowed multiple of its kT."""
+    kinetic = jnp.sum(motion.momenta**2, axis=1) / (2.0 * motion.mass)
+    return _any_bead(kinetic > limits.max_kinetic_kT * motion.kT, system)
+
+
+def wrong_size(limits: Checks, motion: Motion, system: System) -> Bool[Array, " graphs"]:
+    """The radius of gyration (all beads weighing the same) is outside the limits of its graph."""
+    n_graphs, graph = limits.rg_low.shape[0], jnp.asarray(system.graph_id)
+    weight = jnp.asarray(system.bead_mask).astype(motion.positions.dtype)
+    x = geometry.masked_rows(motion.positions, jnp.asarray(system.bead_mask))
+    count = jnp.maximum(jax.ops.segment_sum(weight, graph, n_graphs), 1.0)
+    centre = jax.ops.segment_sum(x, graph, n_graphs) / count[:, None]
+    squared = weight * jnp.sum((x - centre[graph]) ** 2, axis=1)
+    rg = jnp.sqrt(jax.ops.segment_sum(squared, graph, n_graphs) / count)
+    return jnp.asarray(system.graph_mask) & ((rg < limits.rg_low) | (rg > limits.rg_high))
+
+
+def _no_limits(system: System) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros(len(system.graph_mask)), np.full(len(system.graph_mask), np.inf)
+
+
+def _separated_pairs(system: System, separation: int) -> np.ndarray:
+    parts = [np.zeros((0, 2), np.int32)]
+    for g in np.flatnonzero(system.graph_mask):
+        beads = np.flatnonzero((system.graph_id == g) & system.bead_mask)
+        i, j = np.triu_indices(len(beads), 1)
+        far = np.abs(system.sequence[beads[j]] - system.sequence[beads[i]]) >= separation
+        parts.append(np.stack([beads[i[far]], beads[j[far]]], axis=1).astype(np.int32))
+    return np.concatenate(parts)
+
+
+def _any_bead(bad: Bool[Array, " beads"], system: System) -> Bool[Array, " graphs"]:
+    return _any(bad & jnp.asarray(system.bead_mask), jnp.asarray(system.graph_id), system)
+
+
+def _any_pair(
+    bad: Bool[Array, " n"], pairs: Int[Array | np.ndarray, "n 2"], system: System
+) -> Bool[Array, " graphs"]:
+    return _any(bad, jnp.asarray(system.graph_id)[jnp.asarray(pairs)[:, 0]], system)
+
+
+def _any(bad: Bool[Array, " n"], graph: Int[Array, " n"], system: System) -> Bool[Array, " graphs"]:
+    hits = jax.ops.segment_sum(bad.astype(jnp.int32), graph, system.graph_mask.shape[0])
+    return hits > 0
