@@ -24,7 +24,8 @@ def evaluate(term, params, x, packed):
     x = np.asarray(x)
     real = np.where(packed.bead_mask[:, None], x, 0.0)
     listed = neighbors.exact(packed, real, 9.0)
-    return energy.bead_energies_and_forces(term, params, jnp.asarray(x), packed, listed)
+    jitted = jax.jit(energy.bead_energies_and_forces, static_argnums=0)
+    return jitted(term, params, jnp.asarray(x), packed, listed)
 
 
 def test_pair_energy_of_a_dimer_by_hand():

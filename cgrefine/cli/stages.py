@@ -144,7 +144,8 @@ def _raw_hashes(config: Config) -> dict[str, str]:
     from cgrefine.data.mdcath import expand
 
     assert config.data is not None
-    return {path.name: artifacts.file_hash(path) for path in expand(config.data.raw)}
+    paths = expand(config.data.raw)
+    return {f"{i}:{path.name}": artifacts.file_hash(path) for i, path in enumerate(paths)}
 
 
 def _plain(section: Any) -> Any:

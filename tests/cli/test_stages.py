@@ -1,0 +1,78 @@
+"""Skipping, enforcing and the result table, on stage folders written here."""
+
+import sys
+
+import pytest
+
+from cgrefine import artifacts
+from cgrefine.cli import stages
+from cgrefine.cli.console import Console
+from cgrefine.config import parse
+from cgrefine.errors import GateError, InputError
+
+CONFIG = parse(
+    {"data": {"raw": ["sample"]}, "model": {"name": "none", "cutoff_A": 8}, "train": {"epochs": 1}}, "x"
+)
+
+
+def finish(root, name, fingerprint, passed=True):
+    with artifacts.stage_folder(root, name, CONFIG, fingerprint, {}) as stage:
+        stage.record.metric("val_force_mse", 2.5, unit="(kcal/mol/Å)²", stderr=0.5)
+        stage.record.check("below", passed, 3.0, 2.0)
+
+
+@pytest.fixture
+def root(tmp_path):
+    for name in ("prepare", "priors"):
+        finish(tmp_path, name, f"{name}-1")
+    return tmp_path
+
+
+def count_builds(monkeypatch):
+    calls = []
+
+    class Module:
+        @staticmethod
+        def build(stage, config, root, console):
+            calls.append(stage.name)
+
+    monkeypatch.setitem(sys.modules, "cgrefine.cli.train", Module)
+    return calls
+
+
+def test_a_complete_stage_is_skipped_until_config_or_input_changes(root, monkeypatch):
+    calls = count_builds(monkeypatch)
+    assert stages.run_stage("train", CONFIG, root, Console(quiet=True))
+    assert not stages.run_stage("train", CONFIG, root, Console(quiet=True))
+    changed = parse({**CONFIG.model_dump(), "train": {"epochs": 2}}, "x")
+    assert stages.run_stage("train", changed, root, Console(quiet=True))
+    assert not stages.run_stage("train", changed, root, Console(quiet=True))
+    finish(root, "priors", "priors-2")
+    assert stages.run_stage("train", changed, root, Console(quiet=True))
+    assert stages.run_stage("train", changed, root, Console(quiet=True), force=True)
+    assert calls == ["train"] * 4
+
+
+def test_sections_that_a_stage_does_not_read_do_not_rerun_it(root, monkeypatch):
+    count_builds(monkeypatch)
+    stages.run_stage("train", CONFIG, root, Console(quiet=True))
+    other = parse({**CONFIG.model_dump(), "audit": {"max_unstable_fraction": 0.5}}, "x")
+    assert not stages.run_stage("train", other, root, Console(quiet=True))
+
+
+def test_strict_turns_a_failed_check_into_a_gate_error(root, monkeypatch):
+    count_builds(monkeypatch)
+    finish(root, "train", "t", passed=False)
+    with pytest.raises(GateError, match="below: found 3, limit 2"):
+        stages._enforce(root, "train")
+
+
+def test_missing_section_is_named(root):
+    with pytest.raises(InputError, match="simulate needs the section `sim`"):
+        stages.run_stage("simulate", CONFIG, root, Console(quiet=True))
+
+
+def test_result_rows_show_value_error_unit_and_failures(root):
+    finish(root, "train", "t", passed=False)
+    (row,) = stages.result_rows(root, ["train"])
+    assert "val_force_mse 2.5 ± 0.5 (kcal/mol/Å)²" in row[1] and row[2] == "FAILED: below"
