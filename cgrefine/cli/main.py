@@ -146,11 +146,14 @@ def sample(
 
 
 @app.command(
-    epilog="Input: mdCATH HDF5 files, folders, globs, or a data set folder. Output: a table. "
-    "Example: cgrefine inspect my_sample"
+    epilog="Input: a CONFIG (its data.raw), or mdCATH HDF5 files, folders, globs, or a data set folder. "
+    "Output: a table. Example: cgrefine inspect configs/quickstart.yaml"
 )
 def inspect(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="files, folders or globs")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="CONFIG|PATH...", help="config, files, folders, globs")
+    ],
+    overrides: Overrides = None,
     limit: Annotated[
         float, typer.Option("--coordinate-limit", help="Å; frames beyond it are counted as bad")
     ] = 1.0e4,
@@ -158,7 +161,14 @@ def inspect(
     """Show what raw files or a data set hold: residues, temperatures, frames, bad frames, chain breaks."""
     from cgrefine.cli.console import Console
     from cgrefine.cli.inspect import inspect as show
+    from cgrefine.config import load_config
+    from cgrefine.errors import InputError
 
+    if Path(paths[0]).suffix in (".yaml", ".yml"):
+        data = load_config(paths[0], overrides or ()).data
+        if data is None:
+            raise InputError("config: inspect needs the section `data`, which is not given")
+        paths, limit = data.raw, data.coordinate_limit_A
     show(paths, limit, Console())
 
 
