@@ -50,7 +50,7 @@ def write_files(
 
 
 def pseudo_bonds(topology: Topology, min_separation: int) -> np.ndarray:
-    """Pairs (p, 2) of beads 2 to min_separation - 1 apart along an unbroken chain: excluded, yet not bonded."""
+    """Pairs (p, 2) of beads 2 to min_separation - 1 apart in an unbroken chain: excluded, yet not bonded."""
     sequence, rows = topology.sequence, []
     for i in range(topology.n_beads):
         for j in range(i + 2, min(i + min_separation, topology.n_beads)):
