@@ -1,0 +1,205 @@
+"""How good the priors are: implied against counted marginals, largest force, handedness; and figures."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from cgrefine import energy, neighbors, residues
+from cgrefine.energy import BondedTerm, SumOfTerms
+from cgrefine.fm.priors import marginals
+from cgrefine.fm.priors.marginals import CLASSES, Histogram, Marginals
+from cgrefine.fm.priors.terms import prior_terms
+from cgrefine.neighbors import Neighbors
+from cgrefine.system import System, Topology, pack, topology_from_species
+from cgrefine.units import thermal_energy
+
+COARSE = {"bond": 4, "angle": 5, "dihedral": 5}
+"""Fine bins in a bin of the comparisons: 0.02 Å, 2.5° and 5°."""
+
+_JACOBIAN = {"bond": np.square, "angle": np.sin, "dihedral": np.ones_like}
+_AXIS = {
+    "bond": ("Cα-Cα distance, Å", 1.0, (3.5, 4.1)),
+    "angle": ("angle, degrees", 180.0 / np.pi, (60.0, 180.0)),
+    "dihedral": ("dihedral, degrees", 180.0 / np.pi, (-180.0, 180.0)),
+}
+
+
+class Agreement(NamedTuple):
+    """One class against its own histogram. n: observations; kl: nats; kl_noise: (bins - 1)/2n, the
+    divergence to be expected from n independent observations alone."""
+
+    n: int
+    kl: float
+    kl_noise: float
+
+
+def bonded_terms(facts: Mapping[str, Any]) -> dict[str, BondedTerm]:
+    """The bonded prior terms by name."""
+    return {t.name: t for t in prior_terms(facts) if isinstance(t, BondedTerm)}
+
+
+def term_energy(term: BondedTerm, params: Mapping[str, Any], kind: int, x: np.ndarray) -> np.ndarray:
+    """Energy of one class at each x (Å or rad), kcal/mol."""
+    return np.asarray(term.scalar(params, jnp.asarray(x), jnp.full(len(x), kind)), dtype=np.float64)
+
+
+def implied(
+    term: BondedTerm, params: Mapping[str, Any], kind: int, kT: float, edges: np.ndarray
+) -> np.ndarray:
+    """Probability of each bin under the term alone, J exp(-U/kT) normalised over all bins."""
+    x = 0.5 * (edges[1:] + edges[:-1])
+    log_p = np.log(_JACOBIAN[term.kind](x)) - term_energy(term, params, kind, x) / kT
+    p = np.exp(log_p - log_p.max())
+    return p / p.sum()
+
+
+def divergence(counts: np.ndarray, p: np.ndarray) -> float:
+    """Σ f ln(f/p), nats, f the normalised counts: zero only when equal; infinite where p = 0 < f."""
+    f = counts / counts.sum()
+    seen = f > 0
+    with np.errstate(divide="ignore"):
+        return float(np.sum(f[seen] * np.log(f[seen] / p[seen])))
+
+
+def agreement(
+    facts: Mapping[str, Any], params: Mapping[str, Any], counts: Marginals, kT: float
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Divergence of the counted from the implied distribution, by term and class (classes with data)."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name, term in bonded_terms(facts).items():
+        histogram = marginals.coarser(getattr(counts, name), COARSE[name])
+        fine = getattr(counts, name).edges
+        found[name] = {}
+        for kind, label in enumerate(CLASSES[name]):
+            n = int(histogram.counts[kind].sum())
+            if n == 0:
+                continue
+            p = implied(term, params[name], kind, kT, fine).reshape(-1, COARSE[name]).sum(axis=1)
+            kl = divergence(histogram.counts[kind], p)
+            noise = (int((histogram.counts[kind] > 0).sum()) - 1) / (2 * n)
+            found[name][label] = Agreement(n, kl, noise)._asdict()
+    return found
+
+
+def between(reference: Marginals, other: Marginals) -> dict[str, float]:
+    """Divergence Σ f ln(f/g) of pooled marginals in nats, by term: f the reference, g the other.
+
+    Half a count is added to each bin of g that f visits, so that a bin not yet seen is not infinite.
+    """
+    found = {}
+    for name, factor in COARSE.items():
+        f = marginals.coarser(getattr(reference, name), factor).pooled
+        g = marginals.coarser(getattr(other, name), factor).pooled + 0.5 * (f > 0)
+        if f.sum() > 0:
+            found[name] = divergence(f, g / g.sum())
+    return found
+
+
+def alpha_helix(n: int, handedness: int = 1) -> np.ndarray:
+    """Ideal α-helix of n Cα, (n, 3) Å: rise 1.5 Å, 100° a residue, radius 2.3 Å; -1: left-handed."""
+    turn = np.radians(100.0) * np.arange(n) * handedness
+    return np.stack([2.3 * np.cos(turn), 2.3 * np.sin(turn), 1.5 * np.arange(n)], axis=1)
+
+
+def mirror_gap_kT(
+    facts: Mapping[str, Any], params: Mapping[str, Any], temperature_K: float, n: int = 20
+) -> float:
+    """Energy of the left-handed minus the right-handed ideal α-helix of n alanines, kT per dihedral.
+
+    Positive when the priors know the handedness of proteins.
+    """
+    topology = topology_from_species([0] * n)
+    left, right = (
+        float(np.sum(prior_energies(facts, params, topology, alpha_helix(n, hand)[None])[0]))
+        for hand in (-1, 1)
+    )
+    return (left - right) / (thermal_energy(temperature_K) * (n - 3))
+
+
+def prior_energies(
+    facts: Mapping[str, Any], params: Mapping[str, Any], topology: Topology, frames: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Energies (f,) kcal/mol and forces (f, n, 3) kcal/mol/Å of all priors on frames (f, n, 3) Å."""
+    system = pack([topology])
+    pairs = neighbors.candidates(system)
+    everyone = Neighbors(pairs.senders, pairs.receivers, np.ones(len(pairs.senders), bool), np.asarray(False))
+    x = jnp.asarray(frames)
+    cast = jax.tree.map(lambda p: jnp.asarray(p, x.dtype), dict(params))
+    total, force = _energies(SumOfTerms(prior_terms(facts)), cast, x, system, everyone)
+    return np.asarray(total, np.float64), np.asarray(force, np.float64)
+
+
+def largest_force(
+    facts: Mapping[str, Any], params: Mapping[str, Any], topology: Topology, frames: np.ndarray
+) -> float:
+    """Largest norm of the prior force on any bead of the frames (f, n, 3) Å, kcal/mol/Å."""
+    return float(np.linalg.norm(prior_energies(facts, params, topology, frames)[1], axis=-1).max())
+
+
+@partial(jax.jit, static_argnums=0)
+def _energies(model: SumOfTerms, params: Any, frames: Any, system: System, edges: Neighbors):
+    def one(x):
+        per_bead, force = energy.bead_energies_and_forces(model, params, x, system, edges)
+        return jnp.sum(per_bead), force
+
+    return jax.lax.map(one, frames)
+
+
+def figure_of(
+    name: str,
+    facts: Mapping[str, Any],
+    params: Mapping[str, Any],
+    reference: Marginals,
+    simulated: Marginals | None,
+    kT: float,
+) -> Figure:
+    """One panel a class of a bonded term: counted, implied and simulated density, and the energy in kT."""
+    term = bonded_terms(facts)[name]
+    counted = getattr(reference, name)
+    shown = [kind for kind in range(len(CLASSES[name])) if counted.counts[kind].sum() > 0]
+    fig = Figure(figsize=(3.6 * max(len(shown), 1), 3.2), layout="constrained")
+    label, unit, limits = _AXIS[name]
+    for kind, axes in zip(shown, fig.subplots(1, max(len(shown), 1), squeeze=False)[0], strict=False):
+        edges = marginals.coarser(counted, COARSE[name]).edges * unit
+        axes.stairs(_density(counted, kind, name, unit), edges, fill=True, alpha=0.35, label="reference")
+        if simulated is not None and getattr(simulated, name).counts[kind].sum() > 0:
+            density = _density(getattr(simulated, name), kind, name, unit)
+            axes.stairs(density, edges, color="C2", label="priors alone, MD")
+        x = counted.centres
+        p = implied(term, params[name], kind, kT, counted.edges)
+        axes.plot(x * unit, p / np.diff(counted.edges) / unit, "C0", label="implied by the term")
+        axes.set(
+            xlabel=label, xlim=limits, title=f"{CLASSES[name][kind]}, n = {counted.counts[kind].sum():.0f}"
+        )
+        axes.set_yticks([])
+        right = axes.twinx()
+        u = term_energy(term, params[name], kind, x) / kT
+        right.plot(x * unit, u - u.min(), "C3:", label="energy, kT")
+        right.set_ylim(0.0, 10.0)
+        right.tick_params(labelcolor="C3")
+        if kind == shown[0]:
+            lines = [axes.get_legend_handles_labels(), right.get_legend_handles_labels()]
+            axes.legend(lines[0][0] + lines[1][0], lines[0][1] + lines[1][1], frameon=False, fontsize=7)
+    return fig
+
+
+def sigma_figure(sigma: np.ndarray) -> Figure:
+    """The size of each pair of species, Å."""
+    fig = Figure(figsize=(4.4, 3.8), layout="constrained")
+    axes = fig.subplots()
+    image = axes.imshow(sigma, cmap="viridis")
+    ticks = range(residues.N_SPECIES)
+    axes.set_xticks(ticks, list(residues.ONE_LETTER), fontsize=7)
+    axes.set_yticks(ticks, list(residues.ONE_LETTER), fontsize=7)
+    fig.colorbar(image, ax=axes, label="σ, Å")
+    return fig
+
+
+def _density(histogram: Histogram, kind: int, name: str, unit: float) -> np.ndarray:
+    coarse = marginals.coarser(histogram, COARSE[name])
+    return coarse.counts[kind] / coarse.counts[kind].sum() / np.diff(coarse.edges) / unit
