@@ -1,181 +1,194 @@
-"""Force errors of a force field on frames that it did not see, per residue type and per term.
+"""Force errors of a force field on held-out frames: in all, by residue type, and by energy term.
 
-Mean squares are per Cartesian component, (kcal/mol/Å)². The reference forces are instantaneous mapped
-forces: their noise bounds the explained variance well below one, whatever the model.
+Squared errors are means over force components, (kcal/mol/Å)². The explained variance is
+1 - MSE/⟨F²⟩: against the zero model, because noise in the reference forces bounds it far below 1.
+Standard errors are by bootstrap over blocks of consecutive frames of one trajectory.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
-from cgrefine import energy, neighbors
-from cgrefine.data.store import Domain
+from cgrefine import energy
+from cgrefine.data import batches
+from cgrefine.data.batches import Batch, FrameSet
 from cgrefine.energy import SumOfTerms
-from cgrefine.fm.forcefield import ForceField
 from cgrefine.residues import N_SPECIES, RESIDUES
-from cgrefine.system import Topology, pack
 
-BLOCKS = 20
-"""Frames are cut into about this many consecutive blocks; their spread gives the standard errors."""
+BLOCK_FRAMES = 10
+"""Consecutive saved frames of one trajectory that are drawn together in the bootstrap."""
+
+RESAMPLES = 500
 
 
-def term_forces(
-    force_field: ForceField, topology: Topology, positions: Float[np.ndarray, "frames beads 3"], beads: int
-) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
-    """Forces of each term on frames of one protein, float32, about `beads` beads at a time.
+class Estimate(NamedTuple):
+    """A number and its standard error."""
 
-    Yields (slice of frames, {term: (f, n, 3) kcal/mol/Å}). One compilation a protein; the edge buffer is
-    sized from the frames themselves, so no edge is dropped.
+    value: float
+    stderr: float
+
+
+class ResidueRow(NamedTuple):
+    """Errors on one residue type: beads counted over frames, RMSE and reference RMS in kcal/mol/Å."""
+
+    residue: str
+    beads: int
+    rmse: float
+    reference_rms: float
+    explained_variance: float
+    explained_variance_prior: float
+
+
+class TermRow(NamedTuple):
+    """One term: RMS of its force component, and the error when it is added to all terms above it."""
+
+    term: str
+    rms_force: float
+    cumulative_mse: float
+    cumulative_explained_variance: float
+
+
+class Evaluation(NamedTuple):
+    """metrics by name; rows for each residue type that occurs, and for each term."""
+
+    metrics: dict[str, Estimate]
+    residues: tuple[ResidueRow, ...]
+    terms: tuple[TermRow, ...]
+    frames: int
+    beads: int
+
+
+class Sums(NamedTuple):
+    """Sums over force components. squares (frames, terms+1): of reference minus the first k terms.
+
+    own (terms,): of each term's force alone. by_species (species, terms+1); count (frames,), and
+    species_count (species,): beads.
     """
-    n_frames, n_beads = positions.shape[:2]
-    copies = max(1, min(n_frames, beads // n_beads))
-    system = pack([topology] * copies)
-    cutoff = force_field.model.cutoff_A
-    most = max(len(neighbors.frame_edges(x, cutoff)[0]) for x in positions)
-    evaluate = partial(
-        _forces_by_term, force_field.model, system=system, cutoff_A=cutoff, capacity=copies * max(most, 1)
-    )
-    jitted = jax.jit(evaluate)
-    params = force_field.cast(jnp.float32)
-    for start in range(0, n_frames, copies):
-        rows = np.arange(start, start + copies)
-        x = positions[np.minimum(rows, n_frames - 1)].reshape(-1, 3)
-        found = jitted(params, jnp.asarray(x, jnp.float32))
-        stop = min(start + copies, n_frames)
-        yield (
-            slice(start, stop),
-            {k: np.asarray(v).reshape(copies, n_beads, 3)[: stop - start] for k, v in found.items()},
-        )
 
-
-def _forces_by_term(model: SumOfTerms, params, positions, *, system, cutoff_A, capacity):
-    listed = neighbors.update(positions, neighbors.candidates(system), cutoff_A, capacity)
-    return {name: f for name, (_, f) in energy.by_term(model, params, positions, system, listed).items()}
-
-
-@dataclass
-class Sums:
-    """Running sums over beads: squared residual after each cumulative term, by species.
-
-    squared: (k + 1, species) Σ|F_ref − Σ_{terms ≤ i} F|²; row 0 is the zero model. own: (k,) Σ|F_term|².
-    count: (species,) beads. frames: list of (k + 1, f) per-frame mean squares.
-    """
-
-    terms: tuple[str, ...]
-    squared: np.ndarray
+    squares: np.ndarray
     own: np.ndarray
-    count: np.ndarray
-    frames: list[np.ndarray] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Force errors. mse: (k + 1,) after 0, 1, ... terms; stderr likewise, from blocks of frames.
-
-    own_rms: (k,) RMS force of each term. by_species: (k + 1, 20) mean squares (NaN where no bead);
-    count: (20,) beads of each species.
-    """
-
-    terms: tuple[str, ...]
-    mse: np.ndarray
-    mse_stderr: np.ndarray
-    explained: float
-    explained_stderr: float
-    explained_prior: float
-    own_rms: np.ndarray
     by_species: np.ndarray
     count: np.ndarray
-
-    @property
-    def prior_index(self) -> int:
-        """Row of `mse` after the last prior term."""
-        return len([t for t in self.terms if t != "network"])
+    species_count: np.ndarray
 
 
 def evaluate(
-    force_field: ForceField, domains: Sequence[Domain], *, batch_beads: int = 400, validation: bool = True
+    model: SumOfTerms, params: Mapping[str, energy.Params], frames: FrameSet, batch_beads: int, seed: int = 0
 ) -> Evaluation:
-    """Compare model forces with the mapped forces on validation (or training) frames of all domains.
-
-    Terms are added in the order of the model, so that row i says what i terms leave unexplained. Raises
-    ValueError when there is no such frame.
-    """
-    terms = tuple(t.name for t in force_field.model.terms)
-    rows = len(terms) + 1
-    sums = Sums(terms, np.zeros((rows, N_SPECIES)), np.zeros(len(terms)), np.zeros(N_SPECIES))
-    for domain in domains:
-        chosen = np.flatnonzero(domain.validation == validation)
-        if len(chosen):
-            _add_domain(sums, force_field, domain, chosen, batch_beads)
-    if not sums.frames:
-        raise ValueError("no validation frames to evaluate: the data set's split left none")
-    return _finish(sums)
-
-
-def _add_domain(sums: Sums, force_field: ForceField, domain: Domain, chosen: np.ndarray, beads: int) -> None:
-    species = domain.topology.species
-    positions, reference = np.asarray(domain.positions[chosen]), np.asarray(domain.forces[chosen])
-    for part, forces in term_forces(force_field, domain.topology, positions, beads):
-        residual = reference[part].astype(np.float64)
-        squares = [(residual**2).sum(-1)]
-        for index, name in enumerate(sums.terms):
-            residual = residual - forces[name]
-            squares.append((residual**2).sum(-1))
-            sums.own[index] += float((forces[name].astype(np.float64) ** 2).sum())
-        table = np.stack(squares)
-        for row, square in enumerate(table):
-            sums.squared[row] += np.bincount(species, weights=square.sum(0), minlength=N_SPECIES)
-        sums.count += np.bincount(species, minlength=N_SPECIES) * table.shape[1]
-        sums.frames.append(table.mean(-1) / 3.0)
-
-
-def _finish(sums: Sums) -> Evaluation:
-    beads = 3.0 * sums.count.sum()
-    mse = sums.squared.sum(1) / beads
-    blocks = np.stack([b.mean(1) for b in np.array_split(np.concatenate(sums.frames, 1), BLOCKS, axis=1)])
-    scale = np.sqrt(len(blocks))
-    ratio = 1.0 - blocks[:, -1] / blocks[:, 0]
-    prior = len([t for t in sums.terms if t != "network"])
-    with np.errstate(invalid="ignore"):
-        by_species = sums.squared / (3.0 * sums.count)
+    """Errors of the model on all frames; its terms in order, the network (if any) last."""
+    names = [term.name for term in model.terms]
+    sums = accumulate(model, params, frames, batch_beads)
+    prior = len([name for name in names if name != "network"])
     return Evaluation(
-        terms=sums.terms,
-        mse=mse,
-        mse_stderr=blocks.std(0, ddof=1) / scale,
-        explained=float(1.0 - mse[-1] / mse[0]),
-        explained_stderr=float(ratio.std(ddof=1) / scale),
-        explained_prior=float(1.0 - mse[prior] / mse[0]),
-        own_rms=np.sqrt(sums.own / beads),
-        by_species=by_species,
-        count=sums.count,
+        metrics=_metrics(sums, prior, _blocks(frames), np.random.default_rng(seed)),
+        residues=_residue_rows(sums, prior),
+        terms=_term_rows(sums, names),
+        frames=len(frames),
+        beads=int(sums.count.sum()),
     )
 
 
-def species_rows(result: Evaluation) -> list[tuple[str, int, float, float, float]]:
-    """Per residue type: name, beads, RMSE (kcal/mol/Å), explained variance, the same of the prior."""
+def accumulate(
+    model: SumOfTerms, params: Mapping[str, energy.Params], frames: FrameSet, batch_beads: int
+) -> Sums:
+    """One pass over the frames in packed batches; sums in float64."""
+    budget = batches.budget_for([frames], batch_beads)
+    terms_forces = _forces_by_term(model)
+    n = len(model.terms)
+    sums = Sums(
+        np.zeros((len(frames), n + 1)), np.zeros(n), np.zeros((N_SPECIES, n + 1)),
+        np.zeros(len(frames)), np.zeros(N_SPECIES),
+    )  # fmt: skip
+    for items in batches.sweep(frames, budget).batches:
+        batch = batches.make_batch(frames, items, budget)
+        real = batch.system.bead_mask
+        per_term = np.asarray(terms_forces(params, batch), np.float64).reshape(n, -1, 3)[:, real]
+        error = np.concatenate([np.zeros((1, *per_term.shape[1:])), np.cumsum(per_term, axis=0)])
+        squares = ((batch.target_forces[real] - error) ** 2).sum(-1).T
+        rows = np.asarray([item.row for item in items])[batch.system.graph_id[real]]
+        species = batch.system.species[real]
+        np.add.at(sums.squares, rows, squares)
+        np.add.at(sums.by_species, species, squares)
+        np.add.at(sums.count, rows, 1.0)
+        np.add.at(sums.species_count, species, 1.0)
+        sums.own[:] += (per_term**2).sum((1, 2))
+    return sums
+
+
+def _forces_by_term(model: SumOfTerms) -> Callable[[Mapping[str, energy.Params], Batch], jax.Array]:
+    @jax.jit
+    def forces(params: Mapping[str, energy.Params], batch: Batch) -> jax.Array:
+        x = jnp.asarray(batch.positions)
+        parts = energy.by_term(model, params, x, batch.system, batch.neighbors)
+        return jnp.stack([parts[term.name][1] for term in model.terms])
+
+    return forces
+
+
+def _metrics(sums: Sums, prior: int, blocks: np.ndarray, rng: np.random.Generator) -> dict[str, Estimate]:
+    """Every metric from the block sums, with the spread of the same metric over resampled blocks."""
+    n_blocks = int(blocks.max()) + 1
+    columns = np.column_stack([sums.squares[:, [0, prior, -1]], 3.0 * sums.count])
+    per_block = np.zeros((n_blocks, 4))
+    np.add.at(per_block, blocks, columns)
+    draws = rng.integers(0, n_blocks, (RESAMPLES, n_blocks))
+    best = _formulas(per_block.sum(0))
+    spread = _formulas(per_block[draws].sum(1).T) if n_blocks > 1 else {k: np.full(1, np.nan) for k in best}
+    return {name: Estimate(float(best[name]), float(np.std(spread[name]))) for name in best}
+
+
+def _formulas(totals: np.ndarray) -> dict[str, np.ndarray]:
+    zero, prior, model, count = totals
+    return {
+        "force_rmse_kcal_mol_A": np.sqrt(model / count),
+        "force_mse": model / count,
+        "force_mse_prior": prior / count,
+        "force_mse_zero": zero / count,
+        "explained_variance": 1.0 - model / zero,
+        "explained_variance_prior": 1.0 - prior / zero,
+        "explained_variance_gain": (prior - model) / zero,
+    }
+
+
+def _blocks(frames: FrameSet) -> np.ndarray:
+    """(f,) block of each frame: up to BLOCK_FRAMES consecutive rows of one domain, temperature, replica."""
+    keys = []
+    place: dict[tuple, int] = {}
+    for domain, frame in frames.rows:
+        source = frames.domains[domain]
+        run = (int(domain), float(source.temperature_K[frame]), int(source.replica[frame]))
+        place[run] = place.get(run, -1) + 1
+        keys.append((*run, place[run] // BLOCK_FRAMES))
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return np.asarray([numbers[key] for key in keys])
+
+
+def _residue_rows(sums: Sums, prior: int) -> tuple[ResidueRow, ...]:
     rows = []
-    for index, name in enumerate(RESIDUES):
-        if result.count[index]:
-            zero, prior, full = result.by_species[[0, result.prior_index, -1], index]
-            rows.append(
-                (name, int(result.count[index]), float(np.sqrt(full)), 1.0 - full / zero, 1.0 - prior / zero)
+    for species in np.flatnonzero(sums.species_count):
+        zero, before, model = sums.by_species[species, [0, prior, -1]]
+        beads = int(sums.species_count[species])
+        rows.append(
+            ResidueRow(
+                residue=RESIDUES[species],
+                beads=beads,
+                rmse=float(np.sqrt(model / (3 * beads))),
+                reference_rms=float(np.sqrt(zero / (3 * beads))),
+                explained_variance=float(1.0 - model / zero),
+                explained_variance_prior=float(1.0 - before / zero),
             )
-    return rows
-
-
-def term_rows(result: Evaluation) -> list[tuple[str, float, float, float]]:
-    """Per term: name, RMS of its own force, MSE left after it and all before it, explained variance so far."""
-    return [
-        (
-            name,
-            float(result.own_rms[i]),
-            float(result.mse[i + 1]),
-            float(1.0 - result.mse[i + 1] / result.mse[0]),
         )
-        for i, name in enumerate(result.terms)
-    ]
+    return tuple(rows)
+
+
+def _term_rows(sums: Sums, names: list[str]) -> tuple[TermRow, ...]:
+    components = 3.0 * sums.count.sum()
+    mse = sums.squares.sum(0) / components
+    rms = np.sqrt(sums.own / components)
+    return tuple(
+        TermRow(name, float(rms[k]), float(mse[k + 1]), float(1.0 - mse[k + 1] / mse[0]))
+        for k, name in enumerate(names)
+    )
