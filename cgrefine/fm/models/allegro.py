@@ -7,6 +7,7 @@ used: a weight for each path and channel, the paths into a degree added up, then
 each degree. The last layer makes scalars only, since nothing reads its tensors.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -63,9 +64,12 @@ def network(facts: Allegro) -> NetworkTerm:
 
 
 def bessel(r: Float[Array, " edges"], cutoff_A: float, count: int) -> Float[Array, "edges count"]:
-    """sqrt(2/rc) sin(nπr/rc)/r times rc/sqrt(2), n = 1..count: order one, for r > 0 (Gasteiger 2020, eq. 7)."""
+    """Radial basis sqrt(2/rc) sin(nπr/rc)/r for n = 1..count and r > 0, times rc/2 to be of order one.
+
+    Gasteiger, Groß & Günnemann, ICLR 2020, eq. 7.
+    """
     n = jnp.arange(1, count + 1, dtype=r.dtype)
-    return jnp.sin(n * (jnp.pi / cutoff_A) * r[:, None]) * (cutoff_A / (r[:, None] * np.sqrt(2.0).item()))
+    return jnp.sin(n * (jnp.pi / cutoff_A) * r[:, None]) * (cutoff_A / (math.sqrt(2.0) * r[:, None]))
 
 
 def envelope(x: Float[Array, " edges"], p: int) -> Float[Array, " edges"]:
@@ -75,8 +79,8 @@ def envelope(x: Float[Array, " edges"], p: int) -> Float[Array, " edges"]:
     """
     inside = x < 1.0
     y = jnp.where(inside, x, 1.0)
-    polynomial = 1.0 - 0.5 * (p + 1) * (p + 2) * y**p + p * (p + 2) * y ** (p + 1) - 0.5 * p * (p + 1) * y ** (
-        p + 2
+    polynomial = (
+        1.0 - 0.5 * (p + 1) * (p + 2) * y**p + p * (p + 2) * y ** (p + 1) - 0.5 * p * (p + 1) * y ** (p + 2)
     )
     return jnp.where(inside, polynomial, 0.0)
 
@@ -105,7 +109,7 @@ def _bead_energies(
         around = sum_to_centre(_weighted(facts, x, harmonics, f"environment_{layer}"))
         scalars, tensors = _tensor_layer(facts, tensors, around, last, f"product_{layer}")
         update = _mlp((facts.hidden, facts.hidden), f"latent_{layer}")(jnp.concatenate([x, scalars], axis=1))
-        x = (x + u * update) * np.sqrt(0.5).item()
+        x = (x + u * update) * math.sqrt(0.5)
     edge = _mlp((facts.hidden // 2 or 1, 1), "energy", final_scale=FINAL_SCALE)(x)[:, 0]
     scale = hk.get_parameter("pair_scale", (N_SPECIES, N_SPECIES), vectors.dtype, jnp.ones)
     energy = scale[centre, neighbour] * u[:, 0] * edge
@@ -118,11 +122,13 @@ def _two_body(facts: Allegro, basis: Array, centre: Array, neighbour: Array) -> 
     The one-hot part of its first layer is a table for each end, looked up.
     """
     tables = [
-        hk.get_parameter(f"{end}_embedding", (N_SPECIES, facts.hidden), basis.dtype, hk.initializers.RandomNormal())
+        hk.get_parameter(
+            f"{end}_embedding", (N_SPECIES, facts.hidden), basis.dtype, hk.initializers.RandomNormal()
+        )
         for end in ("centre", "neighbour")
     ]
     radial = _linear(facts.hidden, "radial", bias=True)(basis)
-    first = (radial + tables[0][centre] + tables[1][neighbour]) * np.sqrt(1 / 3).item()
+    first = (radial + tables[0][centre] + tables[1][neighbour]) * math.sqrt(1 / 3)
     return _mlp((facts.hidden, facts.hidden), "two_body")(_silu(first))
 
 
@@ -136,12 +142,15 @@ def _weighted(facts: Allegro, x: Array, harmonics: tp.Features, name: str) -> tp
     return tuple(tuple(w * y for y in tensor) for w, tensor in zip(by_degree, harmonics, strict=True))
 
 
-def _centre_sum(features: tp.Features, senders: Array, n_beads: int, facts: Allegro) -> tp.Features:
+def _centre_sum(
+    features: tp.Features, senders: Array | np.ndarray, n_beads: int, facts: Allegro
+) -> tp.Features:
     """A: features summed over the edges of each centre, given back to each of its edges."""
-    flat = jnp.concatenate([c for tensor in features for c in tensor], axis=1)
-    summed = jax.ops.segment_sum(flat, senders, n_beads) * _per_neighbour(facts)
-    back = iter(jnp.split(summed[senders], (facts.l_max + 1) ** 2, axis=1))
-    return tuple(tuple(next(back) for _ in tensor) for tensor in features)
+    norm = _per_neighbour(facts)
+    return tuple(
+        tuple((jax.ops.segment_sum(c, senders, n_beads) * norm)[senders] for c in tensor)
+        for tensor in features
+    )
 
 
 def _tensor_layer(
@@ -165,8 +174,10 @@ def _tensor_layer(
         )
         matrix = hk.get_parameter(
             f"{name}_mix_{degree}", (channels, channels), joined.dtype, hk.initializers.RandomNormal()
-        ) * np.sqrt(1 / (channels * len(parts))).item()
-        summed = [sum(w * part[m] for w, part in zip(weights, parts, strict=True)) for m in range(2 * degree + 1)]
+        ) * math.sqrt(1 / (channels * len(parts)))
+        summed = [
+            sum(w * part[m] for w, part in zip(weights, parts, strict=True)) for m in range(2 * degree + 1)
+        ]
         mixed.append(tuple(component @ matrix for component in summed))
     return joined, tuple(mixed)
 

@@ -1,0 +1,44 @@
+"""The force-matching loss: masked mean squared error of force components, (kcal/mol/Å)²."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from cgrefine import energy
+from cgrefine.data.batches import Batch
+from cgrefine.energy import BeadEnergies, NetworkTerm, Params
+
+
+def force_mse(
+    predicted: Float[Array, "beads 3"],
+    target: Float[Array | np.ndarray, "beads 3"],
+    weight: Float[Array | np.ndarray, " beads"],
+) -> Float[Array, ""]:
+    """Σ_i w_i |ΔF_i|² / (3 Σ_i w_i): squared error of a force component, averaged over beads.
+
+    Rows of zero weight are left out whatever they hold; no weight at all gives 0.
+    """
+    counted = jnp.asarray(weight) > 0
+    difference = jnp.where(counted[:, None], predicted - target, 0.0)
+    total = jnp.sum(weight)
+    squares = jnp.sum(weight * jnp.sum(difference**2, axis=-1))
+    return squares / (3.0 * jnp.where(total > 0, total, 1.0))
+
+
+def residual_forces(prior: BeadEnergies, prior_params: Params, batch: Batch) -> Float[Array, "beads 3"]:
+    """What the network is to learn, (n, 3) kcal/mol/Å: target minus prior forces, and zero on decoys.
+
+    Taken from each batch rather than stored: the prior costs less than a percent of the network.
+    """
+    prior_forces = energy.forces(
+        prior, prior_params, jnp.asarray(batch.positions), batch.system, batch.neighbors
+    )
+    return jnp.where(jnp.asarray(batch.decoy)[:, None], 0.0, batch.target_forces - prior_forces)
+
+
+def matching_loss(
+    network: NetworkTerm, params: Params, batch: Batch, residual: Float[Array, "beads 3"]
+) -> Float[Array, ""]:
+    """`force_mse` of the network's forces against the residual."""
+    predicted = energy.forces(network, params, jnp.asarray(batch.positions), batch.system, batch.neighbors)
+    return force_mse(predicted, residual, batch.weight)

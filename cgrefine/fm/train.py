@@ -1,0 +1,223 @@
+"""Force matching of a network on top of fixed priors: an init/step pair, and the loop over epochs.
+
+Nothing here reads or writes files: `fit` yields what happened in each epoch, with a snapshot from which
+it can go on to exactly the same numbers.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from cgrefine import energy
+from cgrefine.config.schema import Train
+from cgrefine.data import batches
+from cgrefine.data.batches import Batch, Budget, FrameSet, Plan
+from cgrefine.energy import NetworkTerm, Params, SumOfTerms
+from cgrefine.fm import loss, optimizers
+
+
+class FitState(NamedTuple):
+    """params: of the network; opt_state: of the optimiser; step () int32: updates asked for so far."""
+
+    params: Params
+    opt_state: Any
+    step: Array
+
+
+class FitInfo(NamedTuple):
+    """loss () (kcal/mol/Å)², decoys included; gradient_norm () before clipping."""
+
+    loss: Array
+    gradient_norm: Array
+
+
+class ForceErrors(NamedTuple):
+    """Mean squared force-component error of network and prior, prior alone, and no model, (kcal/mol/Å)²."""
+
+    model: float
+    prior: float
+    zero: float
+
+
+class Snapshot(NamedTuple):
+    """Everything that training depends on after `epoch` epochs, as host arrays; seed gives the data order.
+
+    best_params: those with the lowest validation error so far, which is best_mse, after best_epoch.
+    """
+
+    epoch: int
+    seed: int
+    state: FitState
+    best_params: Params
+    best_mse: float
+    best_epoch: int
+
+
+class Epoch(NamedTuple):
+    """Log of one epoch; epoch 0 is the network before training. seconds_per_step leaves compilation out."""
+
+    epoch: int
+    steps: int
+    train_loss: float
+    gradient_norm: float
+    learning_rate: float
+    validation: ForceErrors
+    seconds_per_step: float
+    slots_used: float
+    skipped: int
+    snapshot: Snapshot
+
+
+def force_matching(
+    network: NetworkTerm, prior: SumOfTerms, optimizer: optax.GradientTransformation
+) -> tuple[Callable[[Params], FitState], Callable[..., tuple[FitState, FitInfo]]]:
+    """init(params) -> FitState, and step(state, batch, prior_params) -> (FitState, FitInfo)."""
+
+    def init(params: Params) -> FitState:
+        return FitState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+    def step(state: FitState, batch: Batch, prior_params: Params) -> tuple[FitState, FitInfo]:
+        residual = loss.residual_forces(prior, prior_params, batch)
+        value, gradient = jax.value_and_grad(lambda p: loss.matching_loss(network, p, batch, residual))(
+            state.params
+        )
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return FitState(params, opt_state, state.step + 1), FitInfo(value, optax.global_norm(gradient))
+
+    return init, step
+
+
+def fit(
+    network: NetworkTerm,
+    prior: SumOfTerms,
+    prior_params: Params,
+    training: FrameSet,
+    validation: FrameSet,
+    settings: Train,
+    start: Snapshot | None = None,
+) -> Iterator[Epoch]:
+    """Train the network in float32, yielding each epoch; the last snapshot holds the best parameters.
+
+    Both sets must have their edges within the longest cutoff of network and prior. Raises InputError
+    when a set is empty or a frame exceeds settings.batch_beads.
+    """
+    budget = batches.budget_for([training, validation], settings.batch_beads)
+    decoys = batches.Decoys(settings.decoy_fraction, settings.decoy_noise_A, settings.decoy_weight)
+    per_epoch = len(batches.plan_epoch(training, budget, settings.seed, 0, decoys).batches)
+    rate = optimizers.schedule(settings.learning_rate, per_epoch * settings.epochs, settings.warmup_fraction)
+    optimizer = optimizers.adabelief(rate, settings.clip_norm, settings.weight_decay)
+    init, step = force_matching(network, prior, optimizer)
+    advance = jax.jit(step, donate_argnums=0)
+    measure = validator(network, prior, validation, budget)
+    prior_params = single(prior_params)
+
+    if start is None:
+        state = init(single(network.init(jax.random.key(settings.seed))))
+        errors = measure(state.params, prior_params)
+        snapshot = Snapshot(0, settings.seed, on_host(state), on_host(state.params), errors.model, 0)
+        yield Epoch(0, 0, math.nan, math.nan, 0.0, errors, math.nan, math.nan, 0, snapshot)
+    else:
+        snapshot = start
+        state = jax.tree.map(jnp.array, start.state)
+    for epoch in range(snapshot.epoch + 1, settings.epochs + 1):
+        plan = batches.plan_epoch(training, budget, settings.seed, epoch, decoys)
+        made = (batches.make_batch(training, items, budget, decoys) for items in plan.batches)
+        state, infos, seconds = _one_epoch(advance, state, made, prior_params)
+        errors = measure(state.params, prior_params)
+        snapshot = _advanced(snapshot, epoch, state, errors.model)
+        yield _log(epoch, infos, rate, errors, seconds, plan, snapshot)
+
+
+def validator(
+    network: NetworkTerm, prior: SumOfTerms, frames: FrameSet, budget: Budget
+) -> Callable[[Params, Params], ForceErrors]:
+    """measure(params, prior_params) -> ForceErrors over all the frames, compiled once."""
+    plan = batches.sweep(frames, budget)
+
+    @jax.jit
+    def squares(params: Params, prior_params: Params, batch: Batch) -> Array:
+        x = jnp.asarray(batch.positions)
+        residual = loss.residual_forces(prior, prior_params, batch)
+        correction = energy.forces(network, params, x, batch.system, batch.neighbors)
+        zero = jnp.zeros_like(x)
+        pairs = ((correction, residual), (zero, residual), (zero, batch.target_forces))
+        return jnp.stack([loss.force_mse(f, target, batch.weight) for f, target in pairs])
+
+    def measure(params: Params, prior_params: Params) -> ForceErrors:
+        total, beads = np.zeros(3), 0
+        for items in plan.batches:
+            batch = batches.make_batch(frames, items, budget)
+            count = int(batch.system.bead_mask.sum())
+            total += count * np.asarray(squares(params, prior_params, batch), np.float64)
+            beads += count
+        return ForceErrors(*(total / beads).tolist())
+
+    return measure
+
+
+def single(params: Params) -> Params:
+    """Parameters as float32 jax arrays."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+
+
+def on_host(tree: Any) -> Any:
+    """A copy in host memory, which the donated buffers of later steps cannot change."""
+    return jax.tree.map(lambda leaf: np.array(leaf, copy=True), tree)
+
+
+def _one_epoch(
+    advance: Callable[..., tuple[FitState, FitInfo]],
+    state: FitState,
+    made: Iterator[Batch],
+    prior_params: Params,
+) -> tuple[FitState, list[FitInfo], float]:
+    """All steps of an epoch; seconds per step without the first one, which may compile."""
+    infos: list[FitInfo] = []
+    begin = time.perf_counter()
+    for batch in made:
+        state, info = advance(state, batch, prior_params)
+        infos.append(info)
+        if len(infos) == 1:
+            jax.block_until_ready(state)
+            first, begin = time.perf_counter() - begin, time.perf_counter()
+    jax.block_until_ready(state)
+    rest = time.perf_counter() - begin
+    return state, infos, rest / (len(infos) - 1) if len(infos) > 1 else first
+
+
+def _advanced(before: Snapshot, epoch: int, state: FitState, mse: float) -> Snapshot:
+    host = on_host(state)
+    if mse < before.best_mse:
+        return Snapshot(epoch, before.seed, host, host.params, mse, epoch)
+    return before._replace(epoch=epoch, state=host)
+
+
+def _log(
+    epoch: int,
+    infos: list[FitInfo],
+    rate: optax.Schedule,
+    errors: ForceErrors,
+    seconds: float,
+    plan: Plan,
+    snapshot: Snapshot,
+) -> Epoch:
+    return Epoch(
+        epoch=epoch,
+        steps=len(infos),
+        train_loss=float(np.mean([float(info.loss) for info in infos])),
+        gradient_norm=float(np.mean([float(info.gradient_norm) for info in infos])),
+        learning_rate=float(np.asarray(rate(int(snapshot.state.step) - 1))),
+        validation=errors,
+        seconds_per_step=seconds,
+        slots_used=plan.slots_used,
+        skipped=optimizers.skipped(snapshot.state.opt_state),
+        snapshot=snapshot,
+    )
