@@ -19,7 +19,7 @@ class Status(IntEnum):
 
 REASONS = {
     Status.OK: "stable",
-    Status.NON_FINITE: "a position, momentum or force is not finite",
+    Status.NON_FINITE: "a position, momentum, force or energy is not finite",
     Status.BOND: "a Cα-Cα bond is stretched or compressed past its limit",
     Status.SECOND_NEIGHBOR: "beads i and i+2 are too close",
     Status.OVERLAP: "two beads three or more apart along the chain overlap",

@@ -85,9 +85,7 @@ def mean_and_stderr(values: np.ndarray) -> Estimate:
     x = x[np.isfinite(x)]
     if len(x) == 0:
         return Estimate(math.nan, math.nan)
-    return Estimate(
-        float(x.mean()), float(x.std(ddof=1) / math.sqrt(len(x))) if len(x) > 1 else math.nan
-    )
+    return Estimate(float(x.mean()), float(x.std(ddof=1) / math.sqrt(len(x))) if len(x) > 1 else math.nan)
 
 
 def thermalised_means(values: np.ndarray, alive: np.ndarray) -> np.ndarray:
@@ -162,4 +160,3 @@ def constant_energy_run(
         np.concatenate([c.alive for c in chunks]),
         chunks[-1].status,
     )
-

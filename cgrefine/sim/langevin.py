@@ -16,7 +16,7 @@ sampled without time-step error; momenta at full steps have one of order h².
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 
 class Evaluation(NamedTuple):
-    """energies (n,) kcal/mol per bead; forces (n, 3) kcal/mol/Å; overflow (): a neighbour list was too small."""
+    """energies (n,) kcal/mol per bead; forces (n, 3) kcal/mol/Å; overflow (): too many neighbours to list."""
 
     energies: Array
     forces: Array
@@ -50,6 +50,7 @@ class Pair(NamedTuple):
     step: Callable[[Array, State, Any], State]
 
 
+@runtime_checkable
 class Integrator(Protocol):
     """A hashable value that makes an init/step pair."""
 

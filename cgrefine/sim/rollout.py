@@ -7,7 +7,7 @@ place, so nothing that it became can reach the other replicas.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from cgrefine import energy, neighbors, units
 from cgrefine.energy import BeadEnergies
@@ -132,12 +132,13 @@ def rollout(
     kT_bead = jnp.where(system.bead_mask, jnp.asarray(kT, x.dtype)[system.graph_id], 0.0)
     start_key, step_key = jax.random.split(key)
     fixed = (bead_energies, integrator, run)
-    progress = _start(*fixed, capacity, params, start_key, x, packed, pairs, kT_bead, limits)
     regrown = done = 0
+    progress = _start(*fixed, capacity, params, start_key, x, packed, pairs, kT_bead, limits)
+    while bool(progress.state.at.overflow):
+        capacity, regrown = _rounded(1.5 * capacity, pairs), regrown + 1
+        progress = _start(*fixed, capacity, params, start_key, x, packed, pairs, kT_bead, limits)
     while done < run.n_frames:
-        after, frames = _advance(
-            *fixed, capacity, params, step_key, progress, packed, pairs, kT_bead, limits
-        )
+        after, frames = _advance(*fixed, capacity, params, step_key, progress, packed, pairs, kT_bead, limits)
         if bool(frames.overflow):
             capacity, regrown = _rounded(1.5 * capacity, pairs), regrown + 1
             continue
@@ -196,7 +197,7 @@ def _advance(
     evaluate = _evaluator(bead_energies, run.cutoff_A, capacity, system, pairs)
 
     def pair_for(before: Progress) -> Pair:
-        """The integrator, whose energy sees the last good state wherever the new one must not be looked at."""
+        """The integrator, its energy shown the last good state wherever the new one must not be seen."""
         alive = (before.status == Status.OK)[system.graph_id]
 
         def guarded(params, x):
@@ -230,10 +231,8 @@ def _advance(
         )
         return (after, overflow), frame
 
-    start_overflow = progress.state.at.overflow & (progress.step == 0)
-    (progress, overflow), frames = jax.lax.scan(
-        one_frame, (progress, start_overflow), None, run.chunk_frames
-    )
+    none = jnp.asarray(False)
+    (progress, overflow), frames = jax.lax.scan(one_frame, (progress, none), None, run.chunk_frames)
     return progress, Frames(*frames, overflow=overflow)
 
 
@@ -248,7 +247,8 @@ def _chosen(alive: Bool[Array, " beads"], new: State, old: State) -> State:
 
 
 def _motion(state: State, system: System, kT: Float[Array, " beads"]) -> Motion:
-    return Motion(state.positions, state.momenta, state.at.forces, jnp.asarray(system.mass), kT)
+    mass = jnp.asarray(system.mass)
+    return Motion(state.positions, state.momenta, state.at.forces, state.at.energies, mass, kT)
 
 
 def _kinetic(state: State, system: System) -> Float[Array, " graphs"]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from cgrefine import geometry
 from cgrefine.config.schema import Criteria
@@ -48,11 +48,12 @@ class Checks(NamedTuple):
 
 
 class Motion(NamedTuple):
-    """One frame: positions, momenta, forces (n, 3); mass, kT (n,), internal units."""
+    """One frame: positions, momenta, forces (n, 3); energies, mass, kT (n,), internal units."""
 
     positions: Array
     momenta: Array
     forces: Array
+    energies: Array
     mass: Array
     kT: Array
 
@@ -114,7 +115,7 @@ def size_limits(system: System) -> tuple[np.ndarray, np.ndarray]:
 def first_failure(
     limits: Checks, motion: Motion, system: System, status: Int[Array, " graphs"]
 ) -> Int[Array, " graphs"]:
-    """Status of each graph after this frame: a failure already there is kept, else the first criterion met."""
+    """Status of each graph after this frame: an earlier failure is kept, else the first criterion met."""
     found = {
         Status.NON_FINITE: non_finite(motion, system),
         Status.BOND: broken_bond(limits, motion, system),
@@ -130,9 +131,10 @@ def first_failure(
 
 
 def non_finite(motion: Motion, system: System) -> Bool[Array, " graphs"]:
-    """A position, momentum or force is not finite."""
+    """A position, momentum, force or energy is not finite."""
     both = jnp.concatenate([motion.positions, motion.momenta, motion.forces], axis=1)
-    return _any_bead(~jnp.all(jnp.isfinite(both), axis=1), system)
+    finite = jnp.all(jnp.isfinite(both), axis=1) & jnp.isfinite(motion.energies)
+    return _any_bead(~finite, system)
 
 
 def broken_bond(limits: Checks, motion: Motion, system: System) -> Bool[Array, " graphs"]:

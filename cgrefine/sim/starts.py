@@ -22,7 +22,5 @@ def extended_chain(n_beads: int, bond_A: float = 3.8, angle_rad: float = 2.1) ->
     """A flat zigzag of n beads, (n, 3) Å, every dihedral trans, centred at the origin."""
     i = np.arange(n_beads)
     half = 0.5 * angle_rad
-    x = np.stack(
-        [i * bond_A * np.sin(half), (i % 2) * bond_A * np.cos(half), np.zeros(n_beads)], axis=1
-    )
+    x = np.stack([i * bond_A * np.sin(half), (i % 2) * bond_A * np.cos(half), np.zeros(n_beads)], axis=1)
     return (x - x.mean(axis=0)).astype(np.float32)

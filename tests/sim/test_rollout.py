@@ -1,0 +1,208 @@
+"""The replica loop: freezing, isolation, regrowing, tracing, padding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cgrefine import units
+from cgrefine.config.schema import Criteria
+from cgrefine.energy import BondedTerm, PairTerm, SumOfTerms
+from cgrefine.sim import rollout as module
+from cgrefine.sim.langevin import Langevin
+from cgrefine.sim.nve import VelocityVerlet
+from cgrefine.sim.rollout import Settings, rollout, settings
+from cgrefine.sim.stability import checks
+from cgrefine.status import Status
+from cgrefine.system import Capacity, exact_capacity, pack, topology_from_species
+from tests.chains import ideal_helix
+
+N = 9
+TOPOLOGY = topology_from_species([0] * N)
+DT = units.from_fs(5.0)
+LANGEVIN = Langevin(DT, units.from_per_ps(1.0))
+
+
+def _spring(params, r, kind):
+    return 0.5 * params["k"] * (r - 3.8) ** 2
+
+
+def _bend(params, theta, kind):
+    return 0.5 * params["k"] * (theta - 1.9) ** 2
+
+
+def _soft(params, r, a, b):
+    return params["e"] * (1.0 - (r / 8.0) ** 2) ** 3
+
+
+MODEL = SumOfTerms(
+    (
+        BondedTerm("bond", "bond", _spring),
+        BondedTerm("angle", "angle", _bend),
+        PairTerm("pair", 8.0, 3, _soft),
+    )
+)
+PARAMS = {"bond": {"k": 100.0}, "angle": {"k": 40.0}, "pair": {"e": 1.0}}
+RUN = Settings(n_frames=6, stride=5, chunk_frames=2, cutoff_A=8.0)
+
+
+def go(x, graphs=3, system=None, run=RUN, model=MODEL, params=PARAMS, mover=LANGEVIN, criteria=None, kT=0.6):
+    system = pack([TOPOLOGY] * graphs) if system is None else system
+    limits = checks(system, np.full(len(system.bond_mask), 3.8), criteria or Criteria(size_limits=False))
+    return list(
+        rollout(
+            model, params, system, x, np.full(len(system.graph_mask), kT), jax.random.key(4), mover,
+            run, limits,
+        )
+    )  # fmt: skip
+
+
+def joined(chunks, field):
+    return np.concatenate([getattr(c, field) for c in chunks])
+
+
+def starts(graphs=3):
+    return np.concatenate([ideal_helix(N)] * graphs)
+
+
+def bad_start(kind):
+    """Three replicas of which the middle one will fail: by a fold onto itself that gives NaN, or a bond."""
+    x = starts()
+    if kind == "overlap":
+        x[N + 5] = x[N] + 1e-3
+    else:
+        x[N + 8] *= 1e30
+    return x
+
+
+@pytest.mark.parametrize("kind", ["overlap", "overflow"])
+def test_a_failed_replica_is_frozen_and_leaves_the_others_bitwise(kind):
+    healthy, broken = go(starts()), go(bad_start(kind))
+    assert broken[-1].status[1] != Status.OK and broken[-1].fail_step[1] == 0
+    assert list(healthy[-1].status) == [0, 0, 0]
+    a, b = joined(healthy, "positions"), joined(broken, "positions")
+    others = np.r_[0:N, 2 * N : 3 * N]
+    assert np.array_equal(a[:, others], b[:, others])
+    assert np.all(b[:, N : 2 * N] == np.float32(bad_start(kind)[N : 2 * N]))
+    assert not joined(broken, "alive")[:, 1].any() and joined(broken, "alive")[:, [0, 2]].all()
+
+
+def _hole(params, r, kind):
+    """A spring that tears to NaN beyond 4.1 Å, in replicas whose beads are of kind 1 (before proline)."""
+    torn = (kind == 1) & (r > params["tear"])
+    return jnp.where(torn, jnp.nan, 0.5 * params["k"] * (r - 3.8) ** 2)
+
+
+def test_nan_during_the_run_stops_one_replica_at_its_last_good_state():
+    """The energy turns NaN in the middle replica: NON_FINITE with its step, the others untouched."""
+    fragile = topology_from_species([14] * N)
+    system = pack([TOPOLOGY, fragile, TOPOLOGY])
+    model = SumOfTerms((BondedTerm("bond", "bond", _hole), *MODEL.terms[1:]))
+    torn, whole = (
+        go(starts(), system=system, model=model, params={**PARAMS, "bond": {"k": 100.0, "tear": tear}})
+        for tear in (3.9, 99.0)
+    )
+    assert list(torn[-1].status) == [Status.OK, Status.NON_FINITE, Status.OK]
+    step = int(torn[-1].fail_step[1])
+    assert 0 < step < RUN.n_frames * RUN.stride
+    a, b = joined(whole, "positions"), joined(torn, "positions")
+    others = np.r_[0:N, 2 * N : 3 * N]
+    assert np.array_equal(a[:, others], b[:, others])
+    assert np.isfinite(b).all()
+    good = joined(torn, "alive")[:, 1]
+    assert good.sum() == (step - 1) // RUN.stride
+    assert np.array_equal(a[good, N : 2 * N], b[good, N : 2 * N])
+    for field in ("potential", "kinetic", "temperature_K"):
+        assert np.isfinite(joined(torn, field)).all()
+
+
+def test_an_overfull_list_is_run_again_with_room(monkeypatch):
+    """From a buffer too small for the start: counted, and the trajectory is that of a large buffer."""
+    monkeypatch.setattr(module, "CAPACITY_STEP", 8)
+    small = go(starts(), run=Settings(6, 5, 2, 8.0, headroom=0.5))
+    large = go(starts(), run=Settings(6, 5, 2, 8.0, headroom=3.0))
+    assert small[-1].regrown > 0 and large[-1].regrown == 0
+    assert small[-1].edge_capacity >= 8
+    np.testing.assert_allclose(joined(small, "positions"), joined(large, "positions"), atol=1e-6)
+
+
+def test_chunks_join_without_a_seam():
+    one, many = go(starts(), run=Settings(6, 5, 6, 8.0)), go(starts(), run=Settings(6, 5, 1, 8.0))
+    assert len(one) == 1 and len(many) == 6
+    np.testing.assert_array_equal(joined(one, "positions"), joined(many, "positions"))
+    np.testing.assert_allclose(joined(many, "time_ps"), 0.025 * np.arange(1, 7))
+
+
+def test_new_parameters_do_not_trace_again():
+    traces = []
+
+    def counted(params, positions, system, neighbors):
+        traces.append(1)
+        return MODEL(params, positions, system, neighbors)
+
+    go(starts(), model=counted)
+    first = len(traces)
+    go(starts(), model=counted, params={**PARAMS, "pair": {"e": 2.0}}, kT=0.7)
+    assert first > 0 and len(traces) == first
+
+
+def test_padding_changes_nothing_and_stays():
+    """More beads, tuples and an empty graph, NaN in them: same trajectories, and the padding never runs."""
+    cap = Capacity(*map(sum, zip(exact_capacity([TOPOLOGY] * 2), (4, 1, 3, 3, 3), strict=True)))
+    padded = pack([TOPOLOGY] * 2, cap)
+    x = np.concatenate([starts(2), np.full((4, 3), 7.0)])
+    run = Settings(2, 5, 2, 8.0)
+    chunks = go(x, system=padded, run=run, mover=VelocityVerlet(DT))
+    assert list(chunks[-1].status) == [0, 0, 0]
+    assert np.all(chunks[-1].positions[:, 2 * N :] == 7.0)
+    assert np.all(chunks[-1].kinetic[:, 2] == 0) and np.all(chunks[-1].kinetic[:, :2] > 0)
+
+
+def test_kinetic_temperature_is_that_of_the_bath():
+    """Mean over 40 replicas; 27 momenta each, correlated over about 1 ps: four standard errors."""
+    run = Settings(n_frames=10, stride=40, chunk_frames=5, cutoff_A=0.0)
+    model, params = MODEL.only(("bond", "angle")), {k: PARAMS[k] for k in ("bond", "angle")}
+    kT = units.thermal_energy(320.0)
+    loose = Criteria(size_limits=False, bond_deviation_A=9, second_neighbor_min_A=1e-3, overlap_min_A=1e-3)
+    chunks = go(starts(40), graphs=40, run=run, model=model, params=params, criteria=loose, kT=kT)
+    per_replica = joined(chunks, "temperature_K").mean(axis=0)
+    stderr = per_replica.std(ddof=1) / np.sqrt(40)
+    assert stderr < 8.0
+    assert abs(per_replica.mean() - 320.0) < 4 * stderr
+
+
+def test_nve_conserves_energy_to_second_order():
+    """Root mean square deviation of the total energy over the same 0.4 ps falls by 4 with half the step."""
+
+    def spread(fs):
+        run = Settings(20, round(20 / fs), 20, 8.0)
+        chunks = go(starts(), run=run, mover=VelocityVerlet(units.from_fs(fs)))
+        total = joined(chunks, "potential") + joined(chunks, "kinetic")
+        return (total - total.mean(axis=0)).std()
+
+    assert spread(4.0) / spread(2.0) == pytest.approx(4.0, rel=0.15)
+
+
+def test_ends_when_all_have_failed():
+    x = starts()
+    x[[8, 17, 26]] += 5.0
+    chunks = go(x)
+    assert len(chunks) == 1 and list(chunks[0].fail_step) == [0, 0, 0]
+
+
+def test_single_precision_smoke():
+    chunks = go(np.float32(starts()), criteria=Criteria())
+    assert chunks[-1].potential.dtype == np.float32 and not chunks[-1].status.any()
+
+
+def test_settings_round_to_whole_steps_and_chunks():
+    run = settings(duration=20.0, interval=0.5, dt=0.004, cutoff_A=0.0)
+    assert (run.n_frames, run.stride, run.chunk_frames) == (40, 125, 10)
+    assert settings(7.0, 1.0, 0.3, 0.0).stride == 3
+
+
+def test_bad_starts_are_refused():
+    x = starts()
+    x[4] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        go(x)
