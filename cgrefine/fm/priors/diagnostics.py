@@ -43,19 +43,18 @@ def bonded_terms(facts: Mapping[str, Any]) -> dict[str, BondedTerm]:
     return {t.name: t for t in prior_terms(facts) if isinstance(t, BondedTerm)}
 
 
-def term_energy(term: BondedTerm, params: Mapping[str, Any], kind: int, x: np.ndarray) -> np.ndarray:
-    """Energy of one class at each x (Å or rad), kcal/mol."""
-    return np.asarray(term.scalar(params, jnp.asarray(x), jnp.full(len(x), kind)), dtype=np.float64)
+def term_energies(term: BondedTerm, params: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
+    """Energy of every class of a term at each x (Å or rad), (classes, len(x)) kcal/mol."""
+    kinds = np.arange(len(CLASSES[term.kind]), dtype=np.int32)
+    return np.asarray(_table(term.scalar, dict(params), jnp.asarray(x), jnp.asarray(kinds)), np.float64)
 
 
-def implied(
-    term: BondedTerm, params: Mapping[str, Any], kind: int, kT: float, edges: np.ndarray
-) -> np.ndarray:
-    """Probability of each bin under the term alone, J exp(-U/kT) normalised over all bins."""
+def implied(term: BondedTerm, params: Mapping[str, Any], kT: float, edges: np.ndarray) -> np.ndarray:
+    """Probability of each bin under the term alone, J exp(-U/kT) over its sum: (classes, bins)."""
     x = 0.5 * (edges[1:] + edges[:-1])
-    log_p = np.log(_JACOBIAN[term.kind](x)) - term_energy(term, params, kind, x) / kT
-    p = np.exp(log_p - log_p.max())
-    return p / p.sum()
+    log_p = np.log(_JACOBIAN[term.kind](x)) - term_energies(term, params, x) / kT
+    p = np.exp(log_p - log_p.max(axis=1, keepdims=True))
+    return p / p.sum(axis=1, keepdims=True)
 
 
 def divergence(counts: np.ndarray, p: np.ndarray) -> float:
@@ -74,13 +73,13 @@ def agreement(
     for name, term in bonded_terms(facts).items():
         histogram = marginals.coarser(getattr(counts, name), COARSE[name])
         fine = getattr(counts, name).edges
+        fine_p = implied(term, params[name], kT, fine)
         found[name] = {}
         for kind, label in enumerate(CLASSES[name]):
             n = int(histogram.counts[kind].sum())
             if n == 0:
                 continue
-            p = implied(term, params[name], kind, kT, fine).reshape(-1, COARSE[name]).sum(axis=1)
-            kl = divergence(histogram.counts[kind], p)
+            kl = divergence(histogram.counts[kind], fine_p[kind].reshape(-1, COARSE[name]).sum(axis=1))
             noise = (int((histogram.counts[kind] > 0).sum()) - 1) / (2 * n)
             found[name][label] = Agreement(n, kl, noise)._asdict()
     return found
@@ -114,11 +113,9 @@ def mirror_gap_kT(
     Positive when the priors know the handedness of proteins.
     """
     topology = topology_from_species([0] * n)
-    left, right = (
-        float(np.sum(prior_energies(facts, params, topology, alpha_helix(n, hand)[None])[0]))
-        for hand in (-1, 1)
-    )
-    return (left - right) / (thermal_energy(temperature_K) * (n - 3))
+    helices = np.stack([alpha_helix(n, -1), alpha_helix(n, 1)])
+    left, right = prior_energies(facts, params, topology, helices)[0]
+    return float((left - right) / (thermal_energy(temperature_K) * (n - 3)))
 
 
 def prior_energies(
@@ -150,6 +147,11 @@ def _energies(model: SumOfTerms, params: Any, frames: Any, system: System, edges
     return jax.lax.map(one, frames)
 
 
+@partial(jax.jit, static_argnums=0)
+def _table(scalar: Any, params: Any, x: Any, kinds: Any):
+    return jax.vmap(lambda kind: scalar(params, x, jnp.full(x.shape, kind)))(kinds)
+
+
 def figure_of(
     name: str,
     facts: Mapping[str, Any],
@@ -164,22 +166,19 @@ def figure_of(
     shown = [kind for kind in range(len(CLASSES[name])) if counted.counts[kind].sum() > 0]
     fig = Figure(figsize=(3.6 * max(len(shown), 1), 3.2), layout="constrained")
     label, unit, limits = _AXIS[name]
+    x, edges = counted.centres, marginals.coarser(counted, COARSE[name]).edges * unit
+    p = implied(term, params[name], kT, counted.edges) / np.diff(counted.edges) / unit
+    u = term_energies(term, params[name], x) / kT
     for kind, axes in zip(shown, fig.subplots(1, max(len(shown), 1), squeeze=False)[0], strict=False):
-        edges = marginals.coarser(counted, COARSE[name]).edges * unit
         axes.stairs(_density(counted, kind, name, unit), edges, fill=True, alpha=0.35, label="reference")
         if simulated is not None and getattr(simulated, name).counts[kind].sum() > 0:
             density = _density(getattr(simulated, name), kind, name, unit)
             axes.stairs(density, edges, color="C2", label="priors alone, MD")
-        x = counted.centres
-        p = implied(term, params[name], kind, kT, counted.edges)
-        axes.plot(x * unit, p / np.diff(counted.edges) / unit, "C0", label="implied by the term")
-        axes.set(
-            xlabel=label, xlim=limits, title=f"{CLASSES[name][kind]}, n = {counted.counts[kind].sum():.0f}"
-        )
-        axes.set_yticks([])
+        axes.plot(x * unit, p[kind], "C0", label="implied by the term")
+        n = counted.counts[kind].sum()
+        axes.set(xlabel=label, xlim=limits, yticks=[], title=f"{CLASSES[name][kind]}, n = {n:.0f}")
         right = axes.twinx()
-        u = term_energy(term, params[name], kind, x) / kT
-        right.plot(x * unit, u - u.min(), "C3:", label="energy, kT")
+        right.plot(x * unit, u[kind] - u[kind].min(), "C3:", label="energy, kT")
         right.set_ylim(0.0, 10.0)
         right.tick_params(labelcolor="C3")
         if kind == shown[0]:

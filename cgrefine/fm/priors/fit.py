@@ -14,7 +14,7 @@ import numpy as np
 
 from cgrefine import residues
 from cgrefine.config.schema import Priors, Repulsion, Walls
-from cgrefine.data.store import Dataset
+from cgrefine.data.store import Dataset, Domain
 from cgrefine.errors import InputError
 from cgrefine.fm.priors import diagnostics, forms, marginals
 from cgrefine.fm.priors.marginals import Histogram, Marginals
@@ -105,12 +105,17 @@ def inversion_temperature(dataset: Dataset, wanted_K: float | None) -> float:
     return nearest
 
 
+def training_frames(domain: Domain, temperature_K: float) -> np.ndarray:
+    """Indices of the training frames of a domain at one temperature (within half a kelvin)."""
+    at_T = np.abs(domain.temperature_K - temperature_K) < TEMPERATURE_TOLERANCE_K
+    return np.flatnonzero(at_T & ~domain.validation)
+
+
 def training_marginals(dataset: Dataset, temperature_K: float, min_separation: int) -> tuple[Marginals, int]:
     """Histograms of the training frames at one temperature, and the number of these frames."""
     counts, n_frames = marginals.empty(), 0
     for domain in dataset.domains:
-        at_T = np.abs(domain.temperature_K - temperature_K) < TEMPERATURE_TOLERANCE_K
-        chosen = np.flatnonzero(at_T & ~domain.validation)
+        chosen = training_frames(domain, temperature_K)
         n_frames += len(chosen)
         for start in range(0, len(chosen), _CHUNK_FRAMES):
             x = domain.positions[chosen[start : start + _CHUNK_FRAMES]]
