@@ -7,7 +7,7 @@ The network enters through `fix external`, served by `cgrefine.export.lammps_run
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,10 +19,28 @@ from cgrefine.system import CHAIN_GAP, Topology
 DATA, COEFFICIENTS, SCRIPT = "beads.data", "coefficients.in", "in.lammps"
 NETWORK_FIX, FORCE_FIX, TEMPERATURE_FIX = "network", "force", "temperature"
 SKIN_A = 2.0
+NO_PAIR_REACH_A = 6.0
 LINK_A = 4.5
 """Longest expected distance between chain neighbours, for the range over which processes exchange beads."""
 
 KINDS = ("bond", "angle", "dihedral")
+POINTS = {"bond": tables.BOND_POINTS, "angle": tables.ANGLE_POINTS, "dihedral": tables.DIHEDRAL_POINTS}
+
+
+class Layout(NamedTuple):
+    """What of a model and a molecule goes into the files.
+
+    bonded: terms of each kind, added up in one table for each type. n_types: LAMMPS types of each kind,
+    0 where there is nothing to write. pseudo: pseudo-bonds (p, 2), one more bond type.
+    """
+
+    name: str
+    topology: Topology
+    bonded: dict[str, tuple[BondedTerm, ...]]
+    n_types: dict[str, int]
+    pair: PairTerm | None
+    pseudo: np.ndarray
+    has_network: bool
 
 
 def write_files(
@@ -32,21 +50,17 @@ def write_files(
 
     Raises ValueError on a model with more than one pair term: LAMMPS has one separation from which pairs act.
     """
-    pair_terms = [t for t in model.terms if isinstance(t, PairTerm)]
-    if len(pair_terms) > 1:
-        raise ValueError(f"LAMMPS files hold one pair term, found {[t.name for t in pair_terms]}")
-    pair = pair_terms[0] if pair_terms else None
-    has_network = any(isinstance(t, NetworkTerm) for t in model.terms)
-    bonded = {k: tuple(t for t in model.terms if isinstance(t, BondedTerm) and t.kind == k) for k in KINDS}
+    layout = _layout(model, topology, name)
     folder.mkdir(parents=True)
-    (folder / DATA).write_text(_data(topology, start, pair.min_separation if pair else 0, name))
+    (folder / DATA).write_text(_data(layout, start))
     lines = ["# Coefficients of the prior terms, one type for each class of the model."]
-    for kind, terms in bonded.items():
-        if n_types := _n_types(topology, kind):
-            lines += _bonded_coefficients(folder, kind, terms, params, n_types, pair)
-    lines += _pair_coefficients(folder, pair, params, topology)
+    for kind in KINDS:
+        lines += _bonded_coefficients(folder, layout, kind, params)
+    if len(layout.pseudo):
+        lines.append(f"bond_coeff {layout.n_types['bond'] + 1} zero # pseudo-bonds: exclusion only")
+    lines += _pair_coefficients(folder, layout, params)
     (folder / COEFFICIENTS).write_text("\n".join(lines) + "\n")
-    (folder / SCRIPT).write_text(_script(bonded, topology, pair, has_network, name))
+    (folder / SCRIPT).write_text(_script(layout))
 
 
 def pseudo_bonds(topology: Topology, min_separation: int) -> np.ndarray:
@@ -59,30 +73,50 @@ def pseudo_bonds(topology: Topology, min_separation: int) -> np.ndarray:
     return np.asarray(rows, dtype=np.int32).reshape(-1, 2)
 
 
-def _n_types(topology: Topology, kind: str) -> int:
-    types = getattr(topology, f"{kind}_types")
-    return int(types.max()) + 1 if len(types) else 0
+def _layout(model: SumOfTerms, topology: Topology, name: str) -> Layout:
+    pairs = [t for t in model.terms if isinstance(t, PairTerm)]
+    if len(pairs) > 1:
+        raise ValueError(f"LAMMPS files hold one pair term, found {[t.name for t in pairs]}")
+    pair = pairs[0] if pairs else None
+    bonded = {k: tuple(t for t in model.terms if isinstance(t, BondedTerm) and t.kind == k) for k in KINDS}
+    n_types = {}
+    for kind in KINDS:
+        types = getattr(topology, f"{kind}_types")
+        # Bonds are written even without a bond term: they say which beads are chain neighbours.
+        needed = len(types) > 0 and (kind == "bond" or bool(bonded[kind]))
+        n_types[kind] = int(types.max()) + 1 if needed else 0
+    return Layout(
+        name=name,
+        topology=topology,
+        bonded=bonded,
+        n_types=n_types,
+        pair=pair,
+        pseudo=pseudo_bonds(topology, pair.min_separation if pair else 0),
+        has_network=any(isinstance(t, NetworkTerm) for t in model.terms),
+    )
 
 
-def _data(topology: Topology, start: np.ndarray, min_separation: int, name: str) -> str:
+def _data(layout: Layout, start: np.ndarray) -> str:
     """Molecular-style data file: bead i is atom i+1, in a box that also holds the extended chain."""
-    pseudo = pseudo_bonds(topology, min_separation)
-    n_bond_types = _n_types(topology, "bond")
-    bond_rows = [(t + 1, *pair) for t, pair in zip(topology.bond_types, topology.bonds, strict=True)]
-    bond_rows += [(n_bond_types + 1, *pair) for pair in pseudo]
+    topology, n_types = layout.topology, dict(layout.n_types)
     rows = {
-        "Bonds": bond_rows,
-        "Angles": [(t + 1, *a) for t, a in zip(topology.angle_types, topology.angles, strict=True)],
-        "Dihedrals": [(t + 1, *d) for t, d in zip(topology.dihedral_types, topology.dihedrals, strict=True)],
+        kind: [
+            (t + 1, *beads)
+            for t, beads in zip(
+                getattr(topology, f"{kind}_types"), getattr(topology, f"{kind}s"), strict=True
+            )
+        ]
+        for kind in KINDS
+        if n_types[kind]
     }
+    if len(layout.pseudo):
+        n_types["bond"] += 1
+        rows["bond"] = rows.get("bond", []) + [(n_types["bond"], *pair) for pair in layout.pseudo]
     x = start - start.mean(axis=0)
     half = 0.5 * LINK_A * topology.n_beads + 30.0
-    lines = [f"# {name}: one bead a residue, units real (Angstrom, kcal/mol, g/mol)", ""]
-    lines += [f"{topology.n_beads} atoms"]
-    lines += [f"{len(found)} {title.lower()}" for title, found in rows.items()]
-    lines += ["", f"{N_SPECIES} atom types"]
-    counts = (n_bond_types + bool(len(pseudo)), _n_types(topology, "angle"), _n_types(topology, "dihedral"))
-    lines += [f"{count} {kind} types" for kind, count in zip(KINDS, counts, strict=True)]
+    lines = [f"# {layout.name}: one bead a residue, units real (Angstrom, kcal/mol, g/mol)", ""]
+    lines += [f"{topology.n_beads} atoms", *(f"{len(found)} {kind}s" for kind, found in rows.items())]
+    lines += ["", f"{N_SPECIES} atom types", *(f"{n_types[kind]} {kind} types" for kind in rows)]
     lines += ["", *(f"{-half:.3f} {half:.3f} {c}lo {c}hi" for c in "xyz"), "", "Masses", ""]
     lines += [
         f"{i} {m} # {r}" for i, (m, r) in enumerate(zip(RESIDUE_MASSES, RESIDUES, strict=True), start=1)
@@ -92,41 +126,36 @@ def _data(topology: Topology, start: np.ndarray, min_separation: int, name: str)
         molecule = 1 + int(topology.sequence[i] - topology.sequence[0]) // CHAIN_GAP
         place = " ".join(f"{c:.17g}" for c in x[i])
         lines.append(f"{i + 1} {molecule} {topology.species[i] + 1} {place}")
-    for title, found in rows.items():
-        if found:
-            lines += ["", title, ""]
-            for index, (kind, *beads) in enumerate(found, start=1):
-                lines.append(f"{index} {kind} " + " ".join(str(b + 1) for b in beads))
+    for kind, found in rows.items():
+        lines += ["", f"{kind.capitalize()}s", ""]
+        for index, (number, *beads) in enumerate(found, start=1):
+            lines.append(f"{index} {number} " + " ".join(str(b + 1) for b in beads))
     return "\n".join(lines) + "\n"
 
 
-def _bonded_coefficients(
-    folder: Path, kind: str, terms: tuple[BondedTerm, ...], params: Any, n_types: int, pair: PairTerm | None
-) -> list[str]:
+def _bonded_coefficients(folder: Path, layout: Layout, kind: str, params: Any) -> list[str]:
     """Write the tables of one kind and return its coefficient lines."""
-    degrees = kind != "bond"
+    terms, types = layout.bonded[kind], range(1, layout.n_types[kind] + 1)
+    if not terms:
+        return [f"{kind}_coeff {t} zero" for t in types]
+    if not types:
+        return []
     x = {"bond": tables.bond_grid, "angle": tables.angle_grid, "dihedral": tables.dihedral_grid}[kind]()
+    in_degrees = kind != "bond"
+    curves = tables.bonded_curves(terms, params, np.deg2rad(x) if in_degrees else x, len(types))
     header = f"N {len(x)} DEGREES" if kind == "dihedral" else f"N {len(x)}"
+    per_x = np.pi / 180.0 if in_degrees else 1.0
+    text = [f"# {kind}: x, E, -dE/dx in {'degrees' if in_degrees else 'Angstrom'} and kcal/mol\n\n"]
+    for t, curve in zip(types, curves, strict=True):
+        text.append(tables.section(f"{kind.upper()}_{t}", header, x, curve, per_x))
     file, style = f"{kind}.table", "table " if kind == "bond" else ""
-    lines = []
-    if terms:
-        curves = tables.bonded_curves(terms, params, np.deg2rad(x) if degrees else x, n_types)
-        per_x = np.pi / 180.0 if degrees else 1.0
-        text = [
-            tables.section(f"{kind.upper()}_{t}", header, x, curve, per_x)
-            for t, curve in enumerate(curves, start=1)
-        ]
-        (folder / file).write_text(f"# {kind}: x, E, -dE/dx in Å or degrees and kcal/mol\n\n" + "".join(text))
-        lines = [f"{kind}_coeff {t} {style}{file} {kind.upper()}_{t}" for t in range(1, n_types + 1)]
-    elif kind == "bond":
-        lines = [f"bond_coeff {t} zero" for t in range(1, n_types + 1)]
-    if kind == "bond" and pair is not None and pair.min_separation > 2:
-        lines.append(f"bond_coeff {n_types + 1}* zero # pseudo-bonds: exclusion only")
-    return lines
+    (folder / file).write_text("".join(text))
+    return [f"{kind}_coeff {t} {style}{file} {kind.upper()}_{t}" for t in types]
 
 
-def _pair_coefficients(folder: Path, pair: PairTerm | None, params: Any, topology: Topology) -> list[str]:
+def _pair_coefficients(folder: Path, layout: Layout, params: Any) -> list[str]:
     """Write the pair tables of the species present, one file for each first species."""
+    topology, pair = layout.topology, layout.pair
     if pair is None:
         return ["pair_coeff * *"]
     present = sorted({int(s) for s in topology.species})
@@ -141,7 +170,7 @@ def _pair_coefficients(folder: Path, pair: PairTerm | None, params: Any, topolog
             f"N {len(r)} RSQ {tables.PAIR_INNER_A:.17g} {pair.cutoff_A:.17g} "
             f"FPRIME {curve.end_slopes[0]:.16g} {curve.end_slopes[1]:.16g}"
         )
-        texts.setdefault(file, ["# r, E, -dE/dr in Å and kcal/mol\n\n"])
+        texts.setdefault(file, ["# r, E, -dE/dr in Angstrom and kcal/mol\n\n"])
         texts[file].append(tables.section(keyword, header, r, curve))
         lines.append(f"pair_coeff {a + 1} {b + 1} table {file} {keyword} {pair.cutoff_A:.17g}")
     for file, text in texts.items():
@@ -149,52 +178,45 @@ def _pair_coefficients(folder: Path, pair: PairTerm | None, params: Any, topolog
     return lines
 
 
-def _styles(
-    bonded: dict[str, tuple[BondedTerm, ...]], topology: Topology, pair: PairTerm | None
-) -> list[str]:
-    points = {"bond": tables.BOND_POINTS, "angle": tables.ANGLE_POINTS, "dihedral": tables.DIHEDRAL_POINTS}
+def _styles(layout: Layout) -> list[str]:
+    """The style commands, which must stand before the data file is read."""
     lines = []
-    for kind, terms in bonded.items():
-        table = f"table spline {points[kind]}"
-        if not _n_types(topology, kind):
-            style = "none"
-        elif kind == "bond":
-            style = f"hybrid {table} zero nocoeff" if terms else "hybrid zero nocoeff"
-        else:
-            style = table if terms else "zero nocoeff"
-        lines.append(f"{kind}_style {style}")
-    if pair is None:
-        return [*lines, "pair_style zero 6.0"]
-    first_weight = 0.0 if pair.min_separation > 1 else 1.0
+    for kind in KINDS:
+        parts = [f"table spline {POINTS[kind]}"] if layout.bonded[kind] and layout.n_types[kind] else []
+        if kind == "bond":
+            if len(layout.pseudo) or (layout.n_types[kind] and not parts):
+                parts.append("zero nocoeff")
+            parts = ["hybrid", *parts] if parts else []
+        lines.append(f"{kind}_style " + (" ".join(parts) or "none"))
+    if layout.pair is None:
+        return [*lines, f"pair_style zero {NO_PAIR_REACH_A}"]
+    bonded_weight = 0.0 if layout.pair.min_separation > 1 else 1.0
     return [
         *lines,
         f"pair_style hybrid table spline {tables.PAIR_POINTS}",
-        f"special_bonds lj {first_weight} 1.0 1.0",
+        f"special_bonds lj {bonded_weight} 1.0 1.0",
     ]
 
 
-def _script(
-    bonded: dict[str, tuple[BondedTerm, ...]],
-    topology: Topology,
-    pair: PairTerm | None,
-    has_network: bool,
-    name: str,
-) -> str:
-    separation, reach = (pair.min_separation, pair.cutoff_A) if pair else (0, 6.0)
+def _script(layout: Layout) -> str:
+    pair = layout.pair
+    separation, reach = (pair.min_separation, pair.cutoff_A) if pair else (0, NO_PAIR_REACH_A)
     communicated = max(LINK_A * max(3, separation - 1), reach) + SKIN_A
     network = (
         f"fix {NETWORK_FIX} all external pf/callback 1 1 # served by python -m cgrefine.export.lammps_run\n"
         f"fix_modify {NETWORK_FIX} energy yes virial yes"
-        if has_network
-        else "# no network in this model: the prior terms are all of it"
+        if layout.has_network
+        else "# No network in this model: the prior terms are all of it."
     )
     defaults = {
         "steps": "2000", "timestep_fs": "2.0", "temperature_K": "300.0", "damping_fs": "1000.0",
         "ensemble": "langevin", "boundary": "s", "sort_every": "10", "sort_bin_A": "3.0", "seed": "20261",
     }  # fmt: skip
     variables = "\n".join(f"variable {k} index {v}" for k, v in defaults.items())
-    styles = "\n".join(_styles(bonded, topology, pair))
-    return f"""# {name}: prior terms in LAMMPS, the network (if any) through fix external.
+    styles = "\n".join(_styles(layout))
+    # Bins fail on a molecule that lies in a plane or on a line, and save nothing on a small one.
+    search = "nsq" if layout.topology.n_beads <= 200 else "bin"
+    return f"""# {layout.name}: prior terms in LAMMPS, the network (if any) through fix external.
 # Each variable can be set on the command line: lmp -in {SCRIPT} -var steps 10000
 {variables}
 
@@ -205,7 +227,7 @@ atom_modify map yes sort ${{sort_every}} ${{sort_bin_A}}
 {styles}
 read_data {DATA} extra/special/per/atom 20
 include {COEFFICIENTS}
-neighbor {SKIN_A} bin
+neighbor {SKIN_A} {search}
 neigh_modify every 1 delay 0 check yes
 comm_modify cutoff {communicated}
 

@@ -12,6 +12,10 @@ from cgrefine.export.program import VIRIAL, cast_params
 from cgrefine.neighbors import frame_edges, padded
 from cgrefine.system import Topology, pack
 
+EDGE_ROUNDING = 512
+
+_evaluate = jax.jit(bead_energies_and_forces, static_argnums=0)
+
 
 class TermValues(NamedTuple):
     """energy (f,) kcal/mol, forces (f, n, 3) kcal/mol/Å, virial (f, 6) kcal/mol; all float64."""
@@ -40,17 +44,16 @@ def term_values(
     frames = np.asarray(positions, np.float64)
     frames = frames - frames.mean(axis=1, keepdims=True)
     edges = [frame_edges(frame, model.cutoff_A) for frame in frames]
-    room = max(1, *(len(senders) for senders, _ in edges))
+    # Rounded up, so that other frames of the molecule find a compiled function of the same shape.
+    room = -(-max(1, *(len(senders) for senders, _ in edges)) // EDGE_ROUNDING) * EDGE_ROUNDING
     lists = [padded(senders, receivers, room) for senders, receivers in edges]
-    system = pack([topology])
-    values = {}
+    system, values = pack([topology]), {}
     with jax.enable_x64(True):
         double = cast_params(params, jnp.float64)
         for term in model.terms:
-            evaluate = jax.jit(
-                lambda x, edges, t=term: bead_energies_and_forces(t, double[t.name], x, system, edges)
-            )
-            pairs = [evaluate(x, e) for x, e in zip(frames, lists, strict=True)]
+            pairs = [
+                _evaluate(term, double[term.name], x, system, e) for x, e in zip(frames, lists, strict=True)
+            ]
             energy = np.asarray([np.sum(np.asarray(per_bead)) for per_bead, _ in pairs])
             forces = np.stack([np.asarray(f) for _, f in pairs])
             values[term.name] = TermValues(energy, forces, virials(frames, forces))

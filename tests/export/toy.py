@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cgrefine.energy import BondedTerm, NetworkTerm, PairTerm, SumOfTerms
+from cgrefine.residues import species_from_sequence
 from cgrefine.system import Topology, topology_from_species
 from tests.chains import random_chain
 
@@ -14,8 +15,8 @@ NETWORK_CUTOFF_A = 10.0
 
 
 def topology(n: int = 24) -> Topology:
-    """Residues of all classes, in two chains."""
-    species = (np.arange(n) * 7 + np.arange(n) // 3) % 20
+    """Two chains of six species, with every class of bond, angle and dihedral."""
+    species = np.resize(species_from_sequence("AGVWPAKPGAVK"), n)
     return topology_from_species(species, breaks=SEQUENCE_BREAKS)
 
 
