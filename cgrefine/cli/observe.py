@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cgrefine.artifacts import Stage, write_json
+from cgrefine.checkpoint import save_params
 from cgrefine.cli.console import Console
 from cgrefine.config.schema import Config
 from cgrefine.data.store import Domain, open_dataset
@@ -64,7 +65,7 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
         sections.append(Section(name, text, Table(COLUMNS, [c.row() for c in found]), [figure(fig)]))
         summary[name] = {"reference_temperature_K": temperature, "observables": _numbers(found)}
         compared[name] = found
-        np.savez(stage.path / f"{name}.npz", **_arrays(found))
+        save_params(stage.path / f"{name}.npz", _arrays(found))
     _record(stage, compared)
     write_json(stage.path / "observables.json", summary)
     write_page(stage.path / "report.html", "Observables against the reference", [_legend(), *sections])
@@ -132,13 +133,13 @@ def _record(stage: Stage, compared: dict[str, list[Comparison]]) -> None:
             by_name.setdefault(c.observable.name, []).append(c)
     for name, found in by_name.items():
         key = name.replace("P(r)", "pair_distance").replace("-", "_").lower()
-        if found[0].jensen_shannon is not None:
-            stage.record.metric(f"js_{key}", float(np.mean([c.jensen_shannon for c in found])), unit="nats")
-            stage.record.metric(
-                f"w1_{key}", float(np.mean([c.distance for c in found])), found[0].observable.unit
-            )
+        distance = float(np.mean([c.distance for c in found]))
+        divergences = [c.jensen_shannon for c in found if c.jensen_shannon is not None]
+        if divergences:
+            stage.record.metric(f"js_{key}", float(np.mean(divergences)), unit="nats")
+            stage.record.metric(f"w1_{key}", distance, unit=found[0].observable.unit)
         else:
-            stage.record.metric("contact_map_mae", float(np.mean([c.distance for c in found])))
+            stage.record.metric("contact_map_mae", distance)
 
 
 def _numbers(found: list[Comparison]) -> dict[str, dict[str, object]]:
@@ -147,14 +148,15 @@ def _numbers(found: list[Comparison]) -> dict[str, dict[str, object]]:
     return {str(r[0]): dict(zip(keys, [None if v == "–" else v for v in r[1:]], strict=True)) for r in rows}
 
 
-def _arrays(found: list[Comparison]) -> dict[str, np.ndarray]:
+def _arrays(found: list[Comparison]) -> dict[str, dict[str, np.ndarray]]:
+    """Observable → mean and stderr of both sides, and the edges of its bins."""
     arrays = {}
     for c in found:
-        for side, value in (("reference", c.reference), ("model", c.model)):
-            arrays[f"{c.observable.name}|{side}"] = value.mean
-            arrays[f"{c.observable.name}|{side}_stderr"] = value.stderr
+        entry = {"reference": c.reference.mean, "reference_stderr": c.reference.stderr}
+        entry |= {"model": c.model.mean, "model_stderr": c.model.stderr}
         if c.observable.grid is not None:
-            arrays[f"{c.observable.name}|edges"] = c.observable.grid.edges
+            entry["edges"] = c.observable.grid.edges
+        arrays[c.observable.name] = entry
     return arrays
 
 
@@ -183,7 +185,7 @@ def _draw_density(ax: Axes, c: Comparison) -> None:
         ax.fill_between(grid.centres, p - error, p + error, alpha=0.25)
     used = np.flatnonzero((c.reference.mean + c.model.mean)[1:-1] > 1e-4)
     if len(used):
-        ax.set_xlim(grid.edges[used[0]], grid.edges[used[-1] + 1])
+        ax.set_xlim(float(grid.edges[used[0]]), float(grid.edges[used[-1] + 1]))
     ax.set_xlabel(c.observable.unit)
     ax.set_yticks([])
     ax.legend(fontsize=7)
