@@ -78,7 +78,11 @@ class Sums(NamedTuple):
 def evaluate(
     model: SumOfTerms, params: Mapping[str, energy.Params], frames: FrameSet, batch_beads: int, seed: int = 0
 ) -> Evaluation:
-    """Errors of the model on all frames; its terms in order, the network (if any) last."""
+    """Errors of the model on all frames, in float32; its terms in order, the network (if any) last.
+
+    The edges of `frames` reach as far as the longest cutoff. Raises InputError when there is no frame.
+    """
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
     names = [term.name for term in model.terms]
     sums = accumulate(model, params, frames, batch_beads)
     prior = len([name for name in names if name != "network"])

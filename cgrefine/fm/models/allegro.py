@@ -56,7 +56,8 @@ def network(facts: Allegro) -> NetworkTerm:
     def init(key: Array):
         two = jnp.zeros(2, jnp.int32)
         vectors = jnp.ones((2, 3), jnp.result_type(float))
-        return transformed.init(key, vectors, two, two, two, jnp.ones(2, bool))
+        # compiled, so that of the forward pass nothing but the shapes of the parameters is left
+        return jax.jit(transformed.init)(key, vectors, two, two, two, jnp.ones(2, bool))
 
     return NetworkTerm(
         name="network", cutoff_A=facts.cutoff_A, hops=1, init=init, edge_energy=transformed.apply

@@ -1,0 +1,203 @@
+"""Stage `train`: force matching of the network on top of the priors."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] - made by protobuf
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] - made by protobuf
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from cgrefine.artifacts import Stage
+from cgrefine.cli.console import Console
+from cgrefine.config.schema import Config, Model, Train
+from cgrefine.data import batches
+from cgrefine.data.store import Dataset, open_dataset
+from cgrefine.errors import InputError
+from cgrefine.fm import forcefield, snapshots
+from cgrefine.fm.evaluate import evaluate
+from cgrefine.fm.forcefield import ForceField
+from cgrefine.fm.models.registry import network_term
+from cgrefine.fm.train import Epoch, ForceErrors, fit
+from cgrefine.report import page
+
+UNIT = "(kcal/mol/Å)²"
+
+
+def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
+    """Read prepare/ and priors/; write forcefield/, checkpoints/, tensorboard/, log.csv and report.html."""
+    assert config.model is not None and config.train is not None
+    dataset = open_dataset(root / "prepare")
+    prior = forcefield.load(root / "priors" / "forcefield")
+    if config.model.name == "none":
+        _prior_only(stage, dataset, prior, config.train)
+        return
+    sets = _frame_sets(dataset, max(config.model.cutoff_A, prior.model.cutoff_A))
+    facts = _network_facts(config.model, sets.training)
+    log = _fitted(stage, config.train, sets, prior, facts, console)
+    last = log[-1].snapshot
+    forcefield.save(stage.path / "forcefield", forcefield.with_network(prior, facts, last.best_params))
+    _write_csv(stage.path / "log.csv", log)
+    _record(stage, log)
+    _report(stage, log, sets, facts)
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """Training and validation frames."""
+
+    training: batches.FrameSet
+    validation: batches.FrameSet
+
+
+def _frame_sets(dataset: Dataset, cutoff_A: float) -> _Sets:
+    training = batches.frame_set(dataset.domains, validation=False, cutoff_A=cutoff_A)
+    validation = batches.frame_set(dataset.domains, validation=True, cutoff_A=cutoff_A)
+    for name, frames in (("training", training), ("validation", validation)):
+        if len(frames) == 0:
+            raise InputError(f"{dataset.folder}: the split leaves no {name} frame (data.split)")
+    return _Sets(training, validation)
+
+
+def _network_facts(model: Model, training: batches.FrameSet) -> dict:
+    return {**model.model_dump(), "avg_neighbors": batches.mean_neighbors(training, model.cutoff_A)}
+
+
+def _fitted(
+    stage: Stage, settings: Train, sets: _Sets, prior: ForceField, facts: dict, console: Console
+) -> list[Epoch]:
+    """Run the fit, storing snapshots and TensorBoard scalars as it goes."""
+    epochs = fit(network_term(facts), prior.model, prior.params, sets.training, sets.validation, settings)
+    log: list[Epoch] = []
+    board = EventFileWriter(str(stage.path / "tensorboard"))
+    with snapshots.snapshots(stage.path / "checkpoints", settings.keep_checkpoints) as manager:
+        for entry in console.track(epochs, total=settings.epochs + 1, label="epochs"):
+            _board(board, entry)
+            due = entry.epoch % settings.checkpoint_every_epochs == 0 or entry.epoch == settings.epochs
+            if entry.epoch and due:
+                snapshots.write(manager, entry.snapshot)
+            # one snapshot at a time in memory: only the last one is read later
+            if log:
+                log[-1] = log[-1]._replace(snapshot=entry.snapshot)
+            log.append(entry)
+    board.close()
+    return log
+
+
+def _board(board: EventFileWriter, entry: Epoch) -> None:
+    scalars = {
+        "validation/force_mse": entry.validation.model,
+        "train/loss": entry.train_loss,
+        "train/gradient_norm": entry.gradient_norm,
+        "train/learning_rate": entry.learning_rate,
+    }
+    values = [
+        Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items() if np.isfinite(value)
+    ]
+    step = int(entry.snapshot.state.step)
+    board.add_event(Event(step=step, summary=Summary(value=values)))
+
+
+COLUMNS = (
+    "epoch", "steps", "train_loss", "val_force_mse", "val_force_mse_prior", "val_force_mse_zero",
+    "gradient_norm", "learning_rate", "seconds_per_step", "slots_used_fraction", "skipped_updates",
+)  # fmt: skip
+
+
+def _write_csv(path: Path, log: Sequence[Epoch]) -> None:
+    with path.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(COLUMNS)
+        for e in log:
+            errors = (e.validation.model, e.validation.prior, e.validation.zero)
+            numbers = (
+                e.train_loss,
+                *errors,
+                e.gradient_norm,
+                e.learning_rate,
+                e.seconds_per_step,
+                e.slots_used,
+            )
+            shown = ["" if np.isnan(v) else f"{v:.6g}" for v in numbers]
+            writer.writerow([e.epoch, e.steps, *shown, e.skipped])
+
+
+def _record(stage: Stage, log: Sequence[Epoch]) -> None:
+    record, last = stage.record, log[-1]
+    best = log[last.snapshot.best_epoch].validation
+    _record_errors(stage, best)
+    trained = log[1:]
+    record.metric("seconds_per_step", float(np.median([e.seconds_per_step for e in trained])), "s")
+    leaves = jax.tree.leaves(last.snapshot.best_params)
+    record.metric("parameters", int(sum(np.size(leaf) for leaf in leaves)))
+    record.metric("steps", sum(e.steps for e in trained))
+    record.metric("best_epoch", last.snapshot.best_epoch)
+    record.metric("slots_used_fraction", float(np.mean([e.slots_used for e in trained])))
+    record.metric("skipped_updates", last.skipped)
+    record.check("val_below_prior", best.model < best.prior, best.model, best.prior)
+    record.check("val_below_zero", best.model < best.zero, best.model, best.zero)
+    record.check("no_skipped_updates", last.skipped == 0, last.skipped, 0)
+
+
+def _record_errors(stage: Stage, errors: ForceErrors) -> None:
+    stage.record.metric("val_force_mse", errors.model, UNIT)
+    stage.record.metric("val_force_mse_prior", errors.prior, UNIT)
+    stage.record.metric("val_force_mse_zero", errors.zero, UNIT)
+
+
+def _report(stage: Stage, log: Sequence[Epoch], sets: _Sets, facts: dict) -> None:
+    best = log[log[-1].snapshot.best_epoch]
+    errors = best.validation
+    fig = _loss_figure(log)
+    page.save_figure(stage.path / "loss.png", fig)
+    gain = (
+        f"On {len(sets.validation)} held-out frames the mean squared force error after "
+        f"epoch {best.epoch} is {errors.model:.4g} {UNIT}; the priors alone have {errors.prior:.4g} and no "
+        f"model at all {errors.zero:.4g}. That is {errors.prior - errors.model:.4g} below the priors and "
+        f"{errors.zero - errors.model:.4g} below no model."
+    )
+    settings = page.Table(("fact", "value"), [(k, v) for k, v in facts.items()])
+    rows = [
+        (e.epoch, e.steps, e.train_loss, e.validation.model, e.learning_rate, e.seconds_per_step) for e in log
+    ]
+    columns = ("epoch", "steps", "training loss", "validation MSE", "learning rate", "s per step")
+    sections = [
+        page.Section("Result", gain, figures=(page.figure(fig),)),
+        page.Section("Epochs", table=page.Table(columns, rows)),
+        page.Section("Network", table=settings),
+    ]
+    page.write_page(stage.path / "report.html", "Force matching", sections)
+
+
+def _loss_figure(log: Sequence[Epoch]) -> Figure:
+    fig = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = fig.add_subplot()
+    axes.plot(
+        [e.epoch for e in log[1:]], [e.train_loss for e in log[1:]], "o-", label="training (decoys included)"
+    )
+    axes.plot([e.epoch for e in log], [e.validation.model for e in log], "s-", label="validation")
+    axes.axhline(log[0].validation.prior, color="gray", linestyle="--", label="priors alone, validation")
+    axes.set(xlabel="epoch", ylabel=f"mean squared force error, {UNIT}")
+    axes.legend()
+    return fig
+
+
+def _prior_only(stage: Stage, dataset: Dataset, prior: ForceField, settings: Train) -> None:
+    """model.name none: the priors go on unchanged, measured on the validation frames."""
+    frames = batches.frame_set(dataset.domains, validation=True, cutoff_A=prior.model.cutoff_A)
+    found = evaluate(prior.model, prior.params, frames, settings.batch_beads).metrics
+    errors = ForceErrors(*(found[name].value for name in ("force_mse", "force_mse_prior", "force_mse_zero")))
+    forcefield.save(stage.path / "forcefield", prior)
+    _record_errors(stage, errors)
+    for name in ("seconds_per_step", "parameters", "steps", "slots_used_fraction", "skipped_updates"):
+        stage.record.metric(name, 0)
+    stage.record.check("val_below_zero", errors.prior < errors.zero, errors.prior, errors.zero)
+    text = (
+        f"No network. The priors have a mean squared force error of {errors.prior:.4g} {UNIT} on "
+        f"{len(frames)} held-out frames; no model at all has {errors.zero:.4g}."
+    )
+    page.write_page(stage.path / "report.html", "Force matching", [page.Section("Result", text)])
