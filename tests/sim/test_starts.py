@@ -1,5 +1,6 @@
 """Starting structures."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def test_more_replicas_than_frames_repeat_them():
         reference_starts(np.zeros((0, 3, 3)), 5, 0)
 
 
-@pytest.mark.parametrize("n", [3, 8, 10, 25, 60])
+@pytest.mark.parametrize("n", [3, 8, 25])
 def test_extended_chain_is_healthy(n):
     """Bonds of 3.8 Å, angles of 2.1 rad, and no criterion of failure met."""
     system = pack([topology_from_species([0] * n)])
@@ -35,7 +36,5 @@ def test_extended_chain_is_healthy(n):
     np.testing.assert_allclose(np.linalg.norm(x[2:] - x[:-2], axis=1), 7.6 * np.sin(1.05), rtol=1e-5)
     rest = np.zeros_like(x)
     limits = checks(system, np.full(n - 1, 3.8), Criteria())
-    motion = Motion(
-        *(jnp.asarray(a, jnp.float64) for a in (x, rest, rest, rest[:, 0], system.mass, np.ones(n)))
-    )
-    assert int(first_failure(limits, motion, system, jnp.zeros(1, jnp.int32))[0]) == 0
+    motion = Motion(*(jnp.asarray(a, float) for a in (x, rest, rest, rest[:, 0], system.mass, np.ones(n))))
+    assert int(jax.jit(first_failure)(limits, motion, system, jnp.zeros(1, jnp.int32))[0]) == 0
