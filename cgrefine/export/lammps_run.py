@@ -62,13 +62,14 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run leaves. First frame: step 0; second: the last step.
+    """What a run leaves, at steps (2,): the first and the last.
 
     positions (2, n, 3) Å unwrapped; forces (2, n, 3) kcal/mol/Å of the model, without thermostat, as they
     acted in the run; energy (2,) kcal/mol and total_energy (2,) with the kinetic part; pressure (2,) atm;
     temperature_K: mean over the second half. distinct_orders: bead orders seen by the first process.
     """
 
+    steps: np.ndarray
     positions: np.ndarray
     forces: np.ndarray
     energy: np.ndarray
@@ -161,6 +162,7 @@ def _snapshot(lmp: Any) -> dict[str, np.ndarray]:
     """Positions, model forces and thermodynamics of the current step. Collective."""
     forces = np.array(lmp.gather(f"f_{FORCE_FIX}", 1, 3), dtype=np.float64).reshape(-1, 3)
     return {
+        "steps": np.asarray(lmp.extract_global("ntimestep")),
         "positions": unwrapped_positions(lmp),
         "forces": forces,
         "energy": np.asarray(lmp.get_thermo("pe")),

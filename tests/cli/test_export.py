@@ -1,0 +1,111 @@
+"""The export and lammps stages on a small force field of the real kind: prior terms and Allegro."""
+
+import jax
+import numpy as np
+import pytest
+
+from cgrefine import checkpoint
+from cgrefine.artifacts import Stage, stage_folder
+from cgrefine.cli import export, lammps
+from cgrefine.cli.console import Console
+from cgrefine.config.schema import Config, Lammps, Model, Sim
+from cgrefine.config.schema import Export as ExportSection
+from cgrefine.data.store import write_domain, write_index
+from cgrefine.errors import InputError
+from cgrefine.fm import forcefield
+from cgrefine.fm.models.registry import network_term
+from cgrefine.fm.priors.terms import prior_facts
+from tests.export import toy
+
+pytestmark = pytest.mark.lammps
+
+N_BEADS = 16
+SCALE = 1.6
+
+
+def make_config(**sections) -> Config:
+    sim = Sim(temperature_K=320, timestep_fs=2, friction_per_ps=1.0, replicas=1, duration_ps=1)
+    return Config(sim=sim, export=ExportSection(reference_frames=2), **sections)
+
+
+def made(root, name, config) -> Stage:
+    """An empty finished stage folder to write into."""
+    with stage_folder(root, name, config, "fingerprint", {}) as stage:
+        return Stage(name, root / name, stage.record)
+
+
+def small_force_field() -> forcefield.ForceField:
+    rng = np.random.default_rng(0)
+    facts = prior_facts(1.4, 2.7, 100.0, 12, 3, 1.0, 12, 6.5, 3)
+    priors = {
+        "bond": {"k": np.array([150.0, 120.0]), "r0": np.array([3.82, 3.7])},
+        "angle": {"coefficients": rng.normal(size=(5, 12))},
+        "dihedral": {"cos": rng.normal(size=(3, 3)), "sin": rng.normal(size=(3, 3))},
+        "repulsion": {"sigma": np.full((20, 20), 3.9)},
+    }
+    section = Model(name="allegro", cutoff_A=10.0, channels=4, hidden=8, layers=1, l_max=1, n_bessel=6)
+    network = {**section.model_dump(), "avg_neighbors": 8.0}
+    params = jax.tree.map(np.asarray, network_term(network).init(jax.random.key(0)))
+    # An untrained network is nearly zero: scaled up so that its share of the force can be seen.
+    params = jax.tree.map(lambda leaf: SCALE * leaf, params)
+    return forcefield.with_network(forcefield.prior_only(facts, priors, 320.0), network, params)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A run folder that has been prepared, trained and exported, and what export said."""
+    root, config = tmp_path_factory.mktemp("run"), make_config()
+    prepared = made(root, "prepare", config)
+    positions = toy.frames(N_BEADS, count=3).astype(np.float32)
+    arrays = {name: np.zeros_like(positions) for name in ("forces", "basic_forces")}
+    arrays |= {"positions": positions, "temperature_K": np.full(3, 320.0, np.float32)}
+    arrays |= {"replica": np.zeros(3, np.int32), "frame": np.arange(3, dtype=np.int32)}
+    arrays["validation"] = np.zeros(3, bool)
+    entry = write_domain(prepared.path, "toy", toy.topology(N_BEADS), arrays, {})
+    write_index(prepared.path, [entry], {})
+    forcefield.save(made(root, "train", config).path / "forcefield", small_force_field())
+    stage = made(root, "export", config)
+    export.build(stage, config, root, Console(quiet=True))
+    return stage
+
+
+@pytest.fixture(scope="module")
+def root(exported):
+    return exported.path.parent
+
+
+def test_export_writes_a_bundle_that_passed_its_test(exported):
+    stage = exported
+    metrics, checks = stage.record.metrics, stage.record.checks
+    assert metrics["n_beads"] == N_BEADS
+    assert 0 < metrics["selftest_max_force_error_kcal_mol_A"]["value"] < 1e-4
+    assert checks["selftest_max_force_error_kcal_mol_A"]["passed"]
+    assert (stage.path / "bundle" / "network.mlir").exists()
+    assert "Self-test" in (stage.path / "report.html").read_text()
+
+
+def test_lammps_agrees_with_jax_in_one_and_two_processes(root):
+    """Priors from tables and Allegro in float32: within 1e-3 kcal/mol/Å and 1e-4 of the rms force."""
+    config = make_config(lammps=Lammps(steps=2000, ranks=2))
+    stage = made(root, "lammps", config)
+    lammps.build(stage, config, root, Console(quiet=True))
+    metrics, checks = stage.record.metrics, stage.record.checks
+    assert metrics["max_force_error_kcal_mol_A"]["value"] < 1e-3
+    assert metrics["relative_force_error"] < 1e-4
+    assert metrics["distinct_orders"] > 1
+    assert metrics["ranks"] == 2
+    assert all(check["passed"] for check in checks.values())
+    assert (stage.path / "report.html").exists()
+    assert checkpoint.load_params(stage.path / "run_2.npz")["forces"].shape == (2, N_BEADS, 3)
+
+
+def test_an_unknown_domain_is_named(root):
+    config = make_config().model_copy(update={"export": ExportSection(domain="1abc")})
+    with pytest.raises(InputError, match=r"1abc.*choose from toy"):
+        export.build(made(root, "wrong", config), config, root, Console(quiet=True))
+
+
+def test_lammps_needs_a_temperature(root):
+    config = make_config().model_copy(update={"sim": None})
+    with pytest.raises(InputError, match="temperature_K"):
+        lammps.build(made(root, "cold", config), config, root, Console(quiet=True))
