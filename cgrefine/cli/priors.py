@@ -193,13 +193,14 @@ def smallest(distance: Histogram) -> float:
 
 
 def _largest_force(fitted: FittedPriors, domains: tuple[Domain, ...]) -> float:
-    found = []
+    """Over REFERENCE_FRAMES training frames of each domain, evenly spread (repeated when there are fewer)."""
+    frames = []
     for domain in domains:
-        frames = training_frames(domain, fitted.temperature_K)
-        some = frames[:: max(1, len(frames) // REFERENCE_FRAMES)]
-        x = np.asarray(domain.positions[some])
-        found.append(diagnostics.largest_force(fitted.facts, fitted.params, domain.topology, x))
-    return max(found)
+        usable = training_frames(domain, fitted.temperature_K)
+        spread = np.linspace(0, len(usable) - 1, REFERENCE_FRAMES).round().astype(int)
+        frames.append(domain.positions[usable[spread]])
+    topologies = [domain.topology for domain in domains]
+    return diagnostics.largest_force(fitted.facts, fitted.params, topologies, frames)
 
 
 def _sections(

@@ -1,6 +1,6 @@
 """How good the priors are: implied against counted marginals, largest force, handedness; and figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from cgrefine import energy, neighbors, residues
+from cgrefine import energy, geometry, neighbors, residues
 from cgrefine.energy import BondedTerm, SumOfTerms
 from cgrefine.fm.priors import marginals
 from cgrefine.fm.priors.marginals import CLASSES, Histogram, Marginals
@@ -67,9 +67,9 @@ def divergence(counts: np.ndarray, p: np.ndarray) -> float:
 
 def agreement(
     facts: Mapping[str, Any], params: Mapping[str, Any], counts: Marginals, kT: float
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Divergence of the counted from the implied distribution, by term and class (classes with data)."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     for name, term in bonded_terms(facts).items():
         histogram = marginals.coarser(getattr(counts, name), COARSE[name])
         fine = getattr(counts, name).edges
@@ -110,41 +110,40 @@ def mirror_gap_kT(
 ) -> float:
     """Energy of the left-handed minus the right-handed ideal α-helix of n alanines, kT per dihedral.
 
-    Positive when the priors know the handedness of proteins.
+    Positive when the priors know the handedness of proteins. Mirror images differ in the sign of their
+    dihedrals and in nothing else that the priors see.
     """
     topology = topology_from_species([0] * n)
     helices = np.stack([alpha_helix(n, -1), alpha_helix(n, 1)])
-    left, right = prior_energies(facts, params, topology, helices)[0]
-    return float((left - right) / (thermal_energy(temperature_K) * (n - 3)))
-
-
-def prior_energies(
-    facts: Mapping[str, Any], params: Mapping[str, Any], topology: Topology, frames: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Energies (f,) kcal/mol and forces (f, n, 3) kcal/mol/Å of all priors on frames (f, n, 3) Å."""
-    system = pack([topology])
-    pairs = neighbors.candidates(system)
-    everyone = Neighbors(pairs.senders, pairs.receivers, np.ones(len(pairs.senders), bool), np.asarray(False))
-    x = jnp.asarray(frames)
-    cast = jax.tree.map(lambda p: jnp.asarray(p, x.dtype), dict(params))
-    total, force = _energies(SumOfTerms(prior_terms(facts)), cast, x, system, everyone)
-    return np.asarray(total, np.float64), np.asarray(force, np.float64)
+    phi = marginals.measured(geometry.dihedrals, helices, topology.dihedrals)
+    term = bonded_terms(facts)["dihedral"]
+    per_class = term_energies(term, params["dihedral"], phi.ravel())
+    u = per_class[np.tile(topology.dihedral_types, 2), np.arange(phi.size)].reshape(phi.shape)
+    return float((u[0] - u[1]).mean() / thermal_energy(temperature_K))
 
 
 def largest_force(
-    facts: Mapping[str, Any], params: Mapping[str, Any], topology: Topology, frames: np.ndarray
+    facts: Mapping[str, Any],
+    params: Mapping[str, Any],
+    topologies: Sequence[Topology],
+    frames: Sequence[np.ndarray],
 ) -> float:
-    """Largest norm of the prior force on any bead of the frames (f, n, 3) Å, kcal/mol/Å."""
-    return float(np.linalg.norm(prior_energies(facts, params, topology, frames)[1], axis=-1).max())
+    """Largest norm of the prior force on any bead of any frame, kcal/mol/Å.
+
+    frames: for each molecule (f, n, 3) Å, with f the same for all; frames of one index are packed together.
+    """
+    system = pack(topologies)
+    pairs = neighbors.candidates(system)
+    everyone = Neighbors(pairs.senders, pairs.receivers, np.ones(len(pairs.senders), bool), np.asarray(False))
+    x = jnp.asarray(np.concatenate(frames, axis=1))
+    cast = jax.tree.map(lambda p: jnp.asarray(p, x.dtype), dict(params))
+    force = _forces(SumOfTerms(prior_terms(facts)), cast, x, system, everyone)
+    return float(np.linalg.norm(np.asarray(force), axis=-1).max())
 
 
 @partial(jax.jit, static_argnums=0)
-def _energies(model: SumOfTerms, params: Any, frames: Any, system: System, edges: Neighbors):
-    def one(x):
-        per_bead, force = energy.bead_energies_and_forces(model, params, x, system, edges)
-        return jnp.sum(per_bead), force
-
-    return jax.lax.map(one, frames)
+def _forces(model: SumOfTerms, params: Any, frames: Any, system: System, edges: Neighbors):
+    return jax.lax.map(lambda x: energy.forces(model, params, x, system, edges), frames)
 
 
 @partial(jax.jit, static_argnums=0)
