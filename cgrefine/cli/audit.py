@@ -138,9 +138,18 @@ def _record(
     record.check(
         "unstable_fraction", unstable <= cfg.max_unstable_fraction, unstable, cfg.max_unstable_fraction
     )
-    error = abs(temperature.value / sim.temperature_K - 1.0)
+    error = temperature_error(temperature, sim.temperature_K)
     limit = cfg.max_temperature_error_fraction
     record.check("temperature_error_fraction", error <= limit, error, limit)
+
+
+def temperature_error(found: Estimate, wanted_K: float) -> float:
+    """What two standard errors leave of the deviation from the wanted temperature, as a fraction of it.
+
+    So a short run fails for a wrong thermostat, not for being short. One replica alone has no error bar.
+    """
+    noise = 2.0 * found.stderr if math.isfinite(found.stderr) else 0.0
+    return max(0.0, abs(found.value - wanted_K) - noise) / wanted_K
 
 
 def _content(verdict: Verdict, drift: Drift, found: Sequence[Outcome], cfg: Audit) -> dict[str, Any]:

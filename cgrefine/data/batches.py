@@ -37,12 +37,12 @@ class FrameSet:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def positions(self, row: int) -> np.ndarray:
+    def positions(self, row: int | np.integer) -> np.ndarray:
         """(n, 3) Å of one frame."""
         domain, frame = self.rows[row]
         return np.asarray(self.domains[domain].positions[frame])
 
-    def forces(self, row: int) -> np.ndarray:
+    def forces(self, row: int | np.integer) -> np.ndarray:
         """(n, 3) kcal/mol/Å of one frame."""
         domain, frame = self.rows[row]
         return np.asarray(self.domains[domain].forces[frame])

@@ -28,8 +28,6 @@ from cgrefine.export.bundle import Bundle, load_bundle
 from cgrefine.export.lammps_guard import NetworkCallback, SimulationStopped, unwrapped_positions
 from cgrefine.export.lammps_native import FORCE_FIX, NETWORK_FIX, SCRIPT, TEMPERATURE_FIX
 
-LOG = "log.lammps"
-
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -243,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(parser.parse_args(arguments))
     folder, out = given.pop("bundle").resolve(), given.pop("out").resolve()
     try:
-        result = run(load_bundle(folder), RunSettings(**given), out.with_name(LOG), finalize=True)
+        result = run(load_bundle(folder), RunSettings(**given), out.with_suffix(".log"), finalize=True)
     except InputError as error:
         sys.stderr.write(f"{error}\n")
         return 2

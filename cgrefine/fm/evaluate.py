@@ -139,12 +139,13 @@ def _metrics(sums: Sums, prior: int, blocks: np.ndarray, rng: np.random.Generato
     per_block = np.zeros((n_blocks, 4))
     np.add.at(per_block, blocks, columns)
     draws = rng.integers(0, n_blocks, (RESAMPLES, n_blocks))
-    best = _formulas(per_block.sum(0))
+    best = _formulas(per_block.sum(0)[:, None])
     spread = _formulas(per_block[draws].sum(1).T) if n_blocks > 1 else {k: np.full(1, np.nan) for k in best}
-    return {name: Estimate(float(best[name]), float(np.std(spread[name]))) for name in best}
+    return {name: Estimate(float(best[name][0]), float(np.std(spread[name]))) for name in best}
 
 
 def _formulas(totals: np.ndarray) -> dict[str, np.ndarray]:
+    """Metrics (k,) from sums (4, k): squared errors of no model, prior and model, and the components."""
     zero, prior, model, count = totals
     return {
         "force_rmse_kcal_mol_A": np.sqrt(model / count),

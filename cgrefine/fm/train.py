@@ -90,7 +90,7 @@ def force_matching(
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return FitState(params, opt_state, state.step + 1), FitInfo(value, optax.global_norm(gradient))
+        return FitState(params, opt_state, state.step + 1), FitInfo(value, optax.tree.norm(gradient))
 
     return init, step
 

@@ -54,7 +54,8 @@ class Pair(NamedTuple):
 class Integrator(Protocol):
     """A hashable value that makes an init/step pair."""
 
-    dt: float
+    @property
+    def dt(self) -> float: ...
 
     def pair(self, evaluate: Evaluate, mass: Array, kT: Array) -> Pair: ...
 

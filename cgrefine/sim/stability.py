@@ -142,14 +142,14 @@ def broken_bond(limits: Checks, motion: Motion, system: System) -> Bool[Array, "
     r = geometry.bond_lengths(motion.positions, jnp.asarray(limits.bonds))
     deviation = jnp.abs(r - limits.r0)
     cis = jnp.where(limits.may_be_cis, jnp.abs(r - CIS_PROLINE_A), deviation)
-    bad = limits.bond_mask & (jnp.minimum(deviation, cis) > limits.bond_deviation)
+    bad = jnp.asarray(limits.bond_mask) & (jnp.minimum(deviation, cis) > limits.bond_deviation)
     return _any_pair(bad, limits.bonds, system)
 
 
 def close_second_neighbor(limits: Checks, motion: Motion, system: System) -> Bool[Array, " graphs"]:
     """Beads i and i+2 are closer than allowed: the chain folds back on itself."""
     r = geometry.bond_lengths(motion.positions, jnp.asarray(limits.seconds))
-    return _any_pair(limits.second_mask & (r < limits.second_min), limits.seconds, system)
+    return _any_pair(jnp.asarray(limits.second_mask) & (r < limits.second_min), limits.seconds, system)
 
 
 def overlap(limits: Checks, motion: Motion, system: System) -> Bool[Array, " graphs"]:

@@ -4,7 +4,11 @@ A trajectory holds the starting frame and then the good frames alone, so whateve
 used; how long it was to be is in the table of replicas. Files appear under their names when whole.
 """
 
-from collections.abc import Sequence
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -43,7 +47,24 @@ def write_pdb(path: Path, topology: Topology, positions: np.ndarray) -> None:
 
 def read_frames(trajectory: Path, pdb: Path) -> np.ndarray:
     """All frames of a DCD or XTC file, (f, n, 3) float32 Å."""
-    return mdtraj.load(str(trajectory), top=str(pdb)).xyz * np.float32(A_PER_NM)
+    with _quiet_stdout():
+        return mdtraj.load(str(trajectory), top=str(pdb)).xyz * np.float32(A_PER_NM)
+
+
+@contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """Send file descriptor 1 to nowhere: the DCD reader below mdtraj prints three lines a file from C."""
+    libc = ctypes.CDLL(None)
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        try:
+            yield
+        finally:
+            libc.fflush(None)
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 class TrajectoryWriter:

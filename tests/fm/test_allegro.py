@@ -22,7 +22,9 @@ def joined(features):
 def test_spherical_harmonics_are_those_of_e3nn():
     """Same order, sign and norm; e3nn-jax works in float64 here, its constants to about 1e-7."""
     v = unit_vectors()
-    expected = e3nn_jax.spherical_harmonics("0e + 1o + 2e + 3o", jnp.asarray(v), True, "component").array
+    expected = e3nn_jax.spherical_harmonics(
+        e3nn_jax.Irreps("0e + 1o + 2e + 3o"), jnp.asarray(v), True, "component"
+    ).array
     assert np.allclose(joined(tp.spherical_harmonics(jnp.asarray(v), 3)), expected, atol=2e-6)
 
 
@@ -36,11 +38,11 @@ def test_number_of_paths(parity, count):
 def test_product_commutes_with_rotation(path):
     """D3 (a ⊗ b) = (D1 a) ⊗ (D2 b) with Wigner matrices of e3nn-jax."""
     rng = np.random.default_rng(1)
-    angles = (0.3, 1.1, -0.7)
+    alpha, beta, gamma = (jnp.asarray(angle) for angle in (0.3, 1.1, -0.7))
 
     def turned(ell, rows):
-        matrix = np.asarray(e3nn_jax.Irrep(ell, 1).D_from_angles(*(jnp.asarray(a) for a in angles)))
-        return matrix @ rows
+        matrix = e3nn_jax.Irreps([(1, (ell, 1))]).D_from_angles(alpha, beta, gamma)
+        return np.asarray(matrix) @ rows
 
     a, b = rng.normal(size=(2 * path.l1 + 1, 4)), rng.normal(size=(2 * path.l2 + 1, 4))
     first = turned(path.l3, np.stack(tp.product(path, list(jnp.asarray(a)), list(jnp.asarray(b)))))

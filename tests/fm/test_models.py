@@ -43,7 +43,7 @@ class Subject:
         wide = np.full((BEADS, 3), fill)
         wide[: len(x)] = x
         exact = neighbors.exact(packed, wide, reach_A)
-        listed = neighbors.padded(exact.senders, exact.receivers, EDGES)
+        listed = neighbors.padded(np.asarray(exact.senders), np.asarray(exact.receivers), EDGES)
         found = self.jitted(self.params if params is None else params, jnp.asarray(wide), packed, listed)
         return np.asarray(found[0]), np.asarray(found[1])
 

@@ -34,6 +34,16 @@ def test_round_trip(tmp_path, suffix, atol):
     assert loaded.topology.n_chains == 2 and all(a.name == "CA" for a in loaded.topology.atoms)
 
 
+def test_reading_prints_nothing(tmp_path, capfd):
+    """The C reader of DCD is talkative; what a command prints is its result alone."""
+    write_pdb(tmp_path / "a.pdb", TOPOLOGY, random_chain(5, 0))
+    with TrajectoryWriter([tmp_path / "a.dcd"]) as writer:
+        writer.write(0, random_chain(5, 0)[None], np.zeros(1))
+    capfd.readouterr()
+    read_frames(tmp_path / "a.dcd", tmp_path / "a.pdb")
+    assert capfd.readouterr().out == ""
+
+
 def test_an_interrupted_file_does_not_appear(tmp_path):
     path = tmp_path / "a.dcd"
     with pytest.raises(RuntimeError, match="stop"), TrajectoryWriter([path]) as writer:

@@ -3,8 +3,11 @@
 Musaelian, Batzner, Johansson, Sun, Owen, Kornbluth & Kozinsky, Nat. Commun. 14, 579 (2023). Symbols:
 x is the scalar latent x^{ij,L} of edge i→j, V its tensor features V^{ij,L}, u(r) the polynomial
 envelope, A the embedded environment of centre i. Of the paper's tensor product layer the cheap form is
-used: a weight for each path and channel, the paths into a degree added up, then one channel matrix for
-each degree. The last layer makes scalars only, since nothing reads its tensors.
+used: the paths into a degree are added up channel by channel, then mixed by one channel matrix for each
+degree. A path needs no weights of its own: w_{l1,c} of V and w_{l2,c} of A already weight each path and
+channel, and weights after the product cost a sum over edges for each of them in the second derivative
+(half of the memory traffic of a training step). The last layer makes scalars only, since nothing reads
+its tensors.
 """
 
 import math
@@ -19,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from cgrefine import geometry
-from cgrefine.energy import NetworkTerm
+from cgrefine.energy import NetworkTerm, Params
 from cgrefine.fm.models import tensor_product as tp
 from cgrefine.residues import N_SPECIES
 
@@ -56,12 +59,22 @@ def network(facts: Allegro) -> NetworkTerm:
     def init(key: Array):
         two = jnp.zeros(2, jnp.int32)
         vectors = jnp.ones((2, 3), jnp.result_type(float))
-        # compiled, so that of the forward pass nothing but the shapes of the parameters is left
-        return jax.jit(transformed.init)(key, vectors, two, two, two, jnp.ones(2, bool))
+        # haiku gives the standard deviations; compiled, so that nothing is left of the forward pass
+        scales = jax.jit(transformed.init)(None, vectors, two, two, two, jnp.ones(2, bool))
+        return _drawn(key, scales)
 
     return NetworkTerm(
         name="network", cutoff_A=facts.cutoff_A, hops=1, init=init, edge_energy=transformed.apply
     )
+
+
+def _drawn(key: Array, scales: Params) -> Params:
+    """Normal numbers with mean 0 and the given standard deviations, drawn at once: one small program."""
+    leaves, tree = jax.tree.flatten(scales)
+    cuts = np.cumsum([leaf.size for leaf in leaves])
+    numbers = np.split(jax.random.normal(key, (int(cuts[-1]),), leaves[0].dtype), cuts[:-1])
+    parts = [jnp.asarray(z.reshape(leaf.shape)) * leaf for z, leaf in zip(numbers, leaves, strict=True)]
+    return jax.tree.unflatten(tree, parts)
 
 
 def bessel(r: Float[Array, " edges"], cutoff_A: float, count: int) -> Float[Array, "edges count"]:
@@ -112,8 +125,8 @@ def _bead_energies(
         update = _mlp((facts.hidden, facts.hidden), f"latent_{layer}")(jnp.concatenate([x, scalars], axis=1))
         x = (x + u * update) * math.sqrt(0.5)
     edge = _mlp((facts.hidden // 2 or 1, 1), "energy", final_scale=FINAL_SCALE)(x)[:, 0]
-    scale = hk.get_parameter("pair_scale", (N_SPECIES, N_SPECIES), vectors.dtype, jnp.ones)
-    energy = scale[centre, neighbour] * u[:, 0] * edge
+    scale = hk.get_parameter("pair_scale", (N_SPECIES, N_SPECIES), vectors.dtype, jnp.zeros)
+    energy = (1.0 + scale[centre, neighbour]) * u[:, 0] * edge
     return jax.ops.segment_sum(energy, senders, species.shape[0]) * _per_neighbour(facts)
 
 
@@ -123,9 +136,7 @@ def _two_body(facts: Allegro, basis: Array, centre: Array, neighbour: Array) -> 
     The one-hot part of its first layer is a table for each end, looked up.
     """
     tables = [
-        hk.get_parameter(
-            f"{end}_embedding", (N_SPECIES, facts.hidden), basis.dtype, hk.initializers.RandomNormal()
-        )
+        hk.get_parameter(f"{end}_embedding", (N_SPECIES, facts.hidden), basis.dtype, jnp.ones)
         for end in ("centre", "neighbour")
     ]
     radial = _linear(facts.hidden, "radial", bias=True)(basis)
@@ -170,15 +181,10 @@ def _tensor_layer(
         return joined, ()
     mixed = []
     for degree, parts in sorted(outputs.items()):
-        weights = hk.get_parameter(
-            f"{name}_path_{degree}", (len(parts), channels), joined.dtype, hk.initializers.RandomNormal()
-        )
         matrix = hk.get_parameter(
-            f"{name}_mix_{degree}", (channels, channels), joined.dtype, hk.initializers.RandomNormal()
+            f"{name}_mix_{degree}", (channels, channels), joined.dtype, jnp.ones
         ) * math.sqrt(1 / (channels * len(parts)))
-        summed = [
-            sum(w * part[m] for w, part in zip(weights, parts, strict=True)) for m in range(2 * degree + 1)
-        ]
+        summed = [sum(part[m] for part in parts) for m in range(2 * degree + 1)]
         mixed.append(tuple(component @ matrix for component in summed))
     return joined, tuple(mixed)
 
@@ -192,8 +198,10 @@ def _silu(x: Array) -> Array:
 
 
 def _linear(size: int, name: str, bias: bool, scale: float = 1.0) -> hk.Linear:
-    init = hk.initializers.VarianceScaling(scale**2, "fan_in", "normal")
-    return hk.Linear(size, with_bias=bias, w_init=init, name=name)
+    def fan_in(shape, dtype):
+        return jnp.full(shape, scale / math.sqrt(shape[0]), dtype)
+
+    return hk.Linear(size, with_bias=bias, w_init=fan_in, name=name)
 
 
 def _mlp(sizes: tuple[int, ...], name: str, final_scale: float = 1.0) -> Callable[[Array], Array]:

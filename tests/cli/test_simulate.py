@@ -1,0 +1,170 @@
+"""simulate and audit on two small chains: springs hold one together, and nothing holds the other."""
+
+import csv
+import json
+from functools import cached_property
+
+import mdtraj
+import numpy as np
+import pytest
+
+from cgrefine.artifacts import stage_folder
+from cgrefine.cli import audit, simulate
+from cgrefine.cli.console import Console
+from cgrefine.cli.simulate import Outcome, assigned, chosen_domains, packs, read_outcomes, write_outcomes
+from cgrefine.config import parse
+from cgrefine.config.schema import Sim
+from cgrefine.data.store import open_dataset, write_domain, write_index
+from cgrefine.energy import BondedTerm, SumOfTerms
+from cgrefine.errors import InputError
+from cgrefine.fm.forcefield import ForceField
+from cgrefine.residues import PRO
+from cgrefine.sim.audit import Estimate
+from cgrefine.sim.trajectory import read_frames
+from cgrefine.system import topology_from_species
+from tests.chains import ideal_helix
+
+N, FRAMES = 9, 6
+SIM = {
+    "temperature_K": 320, "timestep_fs": 5, "friction_per_ps": 5.0, "replicas": 5, "duration_ps": 2.0,
+    "save_every_ps": 0.1,
+    "criteria": {"size_limits": False, "second_neighbor_min_A": 0.01, "overlap_min_A": 0.01},
+}  # fmt: skip
+CONFIG = parse({"sim": SIM, "audit": {"nve_duration_ps": 0.2, "nve_replicas": 2}}, "test")
+CFG = Sim.model_validate(SIM)
+
+
+def _spring(params, r, kind):
+    return 0.5 * params["k"][kind] * (r - 3.8) ** 2
+
+
+class Springs(ForceField):
+    """A force field of one hand-made term: springs of no strength before proline."""
+
+    @cached_property
+    def model(self):
+        return SumOfTerms((BondedTerm("bond", "bond", _spring),))
+
+
+FORCE_FIELD = Springs({}, {"bond": {"k": np.array([100.0, 0.0], np.float32)}})
+
+
+def _prepare(folder):
+    entries = []
+    for name, species in (("held", 0), ("loose", PRO)):
+        x = np.repeat(ideal_helix(N)[None], FRAMES, axis=0)
+        arrays = {key: x for key in ("positions", "forces", "basic_forces")}
+        arrays |= {"temperature_K": np.repeat([320.0, 400.0], FRAMES // 2), "frame": np.arange(FRAMES)}
+        arrays |= {"replica": np.zeros(FRAMES), "validation": np.zeros(FRAMES, bool)}
+        entries.append(write_domain(folder, name, topology_from_species([species] * N), arrays, {}))
+    write_index(folder, entries, {})
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A run folder after prepare, simulate and audit."""
+    root = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulate.forcefield, "load", lambda folder: FORCE_FIELD)
+        for name in ("prepare", "simulate", "audit"):
+            with stage_folder(root, name, CONFIG, "0", {}) as stage:
+                if name == "prepare":
+                    _prepare(stage.path)
+                else:
+                    module = {"simulate": simulate, "audit": audit}[name]
+                    module.build(stage, CONFIG, root, Console(quiet=True))
+    return root
+
+
+def metrics(root, stage):
+    content = json.loads((root / stage / "metrics.json").read_text())
+    return content["metrics"], content["checks"]
+
+
+def good_frames(failed_at_ps: float | None) -> int:
+    """The start, and one frame each 0.1 ps of the 2 ps before the failure."""
+    return 21 if failed_at_ps is None else 1 + int(failed_at_ps / 0.1 - 1e-9)
+
+
+def test_replicas_are_spread_and_written(root):
+    """Five over two domains: 3 held replicas with all frames, 2 loose ones with those before they broke."""
+    found = read_outcomes(root / "simulate" / "replicas.csv")
+    assert [(o.domain, o.replica) for o in found] == [
+        ("held", 0), ("held", 1), ("held", 2), ("loose", 0), ("loose", 1),
+    ]  # fmt: skip
+    assert [o.stable for o in found] == [True] * 3 + [False] * 2
+    for o in found:
+        pdb = root / "simulate" / "topology" / f"{o.domain}.pdb"
+        x = read_frames(root / "simulate" / o.trajectory, pdb)
+        assert len(x) == o.frames == good_frames(o.failed_at_ps)
+        bonds = np.linalg.norm(np.diff(x, axis=1), axis=-1)
+        shortest = 3.83 if o.domain == "held" else 2.95  # cis, before proline
+        assert bonds.min() > shortest - 0.61 and bonds.max() < 3.83 + 0.61
+        assert (o.status == ("OK" if o.stable else "BOND") and "bond" in o.reason) or o.stable
+    assert mdtraj.load(str(pdb)).topology.residue(0).name == "PRO"
+
+
+def test_metrics_of_the_run(root):
+    found, _ = metrics(root, "simulate")
+    assert found["replicas"] == 5 and found["stable_fraction"] == pytest.approx(0.6)
+    assert found["duration_ps"]["value"] == pytest.approx(2.0)
+    us = found["us_per_step"]["value"]
+    assert found["us_per_step_per_replica"]["value"] == pytest.approx(us / 5)
+    assert found["ns_per_day"]["value"] == pytest.approx(86400e6 / us * 5e-6)
+    with (root / "simulate" / "log.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert sum(row["domain"] == "held" for row in rows) == 60
+    assert (root / "simulate" / "report.html").stat().st_size > 1000
+
+
+def test_audit_counts_and_states(root):
+    found, verdicts = metrics(root, "audit")
+    content = json.loads((root / "audit" / "audit.json").read_text())
+    assert content["verdict"].startswith("3 of 5 replicas stable over 2 ps (95 % interval")
+    assert found["stable_fraction"] == pytest.approx(0.6)
+    assert content["median_survival_ps"] == {"value": 2.0, "lower_bound": True}
+    assert not verdicts["unstable_fraction"]["passed"]
+    assert verdicts["unstable_fraction"]["value"] == pytest.approx(0.4)
+    assert [r["status"] for r in content["replicas"]] == ["OK"] * 3 + ["BOND"] * 2
+    nve = content["constant_energy"]
+    assert [(r["domain"], r["status"]) for r in nve["replicas"]] == [("held", "OK"), ("held", "OK")]
+    assert abs(found["nve_drift_kcal_mol_ns"]["value"]) < 50.0
+    assert "3 of 5 replicas stable" in (root / "audit" / "report.html").read_text()
+
+
+def test_outcomes_round_trip_and_damage(tmp_path):
+    found = [
+        Outcome("a", 0, "OK", "stable", None, 3, 310.5, "trajectories/a_r000.dcd"),
+        Outcome("a", 1, "BOND", "a bond, stretched", 0.25, 1, None, "trajectories/a_r001.dcd"),
+    ]
+    path = tmp_path / "replicas.csv"
+    write_outcomes(path, found)
+    assert read_outcomes(path) == found
+    path.write_text("domain,replica\na,0\n")
+    with pytest.raises(InputError, match="not a table of replicas"):
+        read_outcomes(path)
+
+
+def test_fewer_replicas_than_domains_is_an_error(root):
+    dataset = open_dataset(root / "prepare")
+    few = CFG.model_copy(update={"replicas": 1})
+    with pytest.raises(InputError, match="2 domains need one each"):
+        assigned(chosen_domains(dataset, few), few)
+    with pytest.raises(InputError, match="no domain 'x'"):
+        chosen_domains(dataset, CFG.model_copy(update={"domains": ["x"]}))
+
+
+def test_packs_are_bounded(root, monkeypatch):
+    """Two replicas of nine beads in a pack of at most 20; all of them, in order."""
+    monkeypatch.setattr(simulate, "MAX_BEADS", 20)
+    replicas = assigned(open_dataset(root / "prepare").domains, CFG)
+    cut = list(packs(replicas))
+    assert [len(p) for p in cut] == [2, 2, 1]
+    assert [r for p in cut for r in p] == replicas
+
+
+def test_the_temperature_check_allows_for_noise():
+    """10 K off with an error of 2 K: 6 K of 300 remain; with one of 6 K nothing does."""
+    assert audit.temperature_error(Estimate(310.0, 2.0), 300.0) == pytest.approx(0.02)
+    assert audit.temperature_error(Estimate(310.0, 6.0), 300.0) == 0.0
+    assert audit.temperature_error(Estimate(310.0, float("nan")), 300.0) == pytest.approx(1 / 30)

@@ -1,0 +1,55 @@
+"""The force-matching loss by hand, and what the residual is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cgrefine import energy
+from cgrefine.data import batches
+from cgrefine.fm import loss
+from tests.fm.toy import PRIOR, PRIOR_PARAMS, RADIAL, domain
+
+
+def test_force_mse_by_hand():
+    """Errors (3, 0, 0) and (0, 2, 2) with weights 1 and 0.5: (9 + 0.5·8) / (3 · 1.5)."""
+    predicted = jnp.asarray([[3.0, 0, 0], [0, 2.0, 3.0], [5.0, 5, 5]])
+    target = np.array([[0.0, 0, 0], [0, 0, 1.0], [0, 0, 0]])
+    weight = np.array([1.0, 0.5, 0.0])
+    assert float(loss.force_mse(predicted, target, weight)) == pytest.approx(13.0 / 4.5)
+
+
+def test_rows_without_weight_may_hold_anything():
+    def value(predicted):
+        return loss.force_mse(predicted, np.zeros((2, 3)), np.array([1.0, 0.0]))
+
+    predicted = jnp.asarray([[1.0, 2.0, 2.0], [np.nan, np.inf, 0.0]])
+    assert float(value(predicted)) == pytest.approx(3.0)
+    assert np.allclose(jax.grad(value)(predicted), [[2 / 3, 4 / 3, 4 / 3], [0, 0, 0]])
+    assert float(loss.force_mse(predicted, np.zeros((2, 3)), np.zeros(2))) == 0.0
+
+
+def test_residual_is_target_minus_prior_and_zero_on_decoys():
+    frames = batches.frame_set([domain(6, 3, seed=1)], validation=False, cutoff_A=9.0)
+    budget = batches.budget_for([frames], 30)
+    decoys = batches.Decoys(fraction=1.0, noise_A=0.3, weight=0.25)
+    plan = batches.plan_epoch(frames, budget, 0, 1, decoys)
+    batch = batches.make_batch(frames, plan.batches[0], budget, decoys)
+    x = jnp.asarray(batch.positions)
+    prior = energy.forces(PRIOR, PRIOR_PARAMS, x, batch.system, batch.neighbors)
+    residual = np.asarray(loss.residual_forces(PRIOR, PRIOR_PARAMS, batch))
+    real = (batch.weight == 1.0) & batch.system.bead_mask
+    assert real.sum() > 0 and batch.decoy.sum() > 0
+    assert np.allclose(residual[real], batch.target_forces[real] - np.asarray(prior)[real], rtol=1e-6)
+    assert np.all(residual[batch.decoy] == 0.0)
+    assert set(np.unique(batch.weight)) <= {0.0, 0.25, 1.0}
+
+
+def test_matching_loss_vanishes_for_the_teacher():
+    frames = batches.frame_set([domain(6, 2, seed=2)], validation=False, cutoff_A=9.0)
+    budget = batches.budget_for([frames], 12)
+    batch = batches.make_batch(frames, batches.sweep(frames, budget).batches[0], budget)
+    residual = loss.residual_forces(PRIOR, PRIOR_PARAMS, batch)
+    teacher = loss.matching_loss(RADIAL, {"height": jnp.asarray([6.0, -3.0])}, batch, residual)
+    nothing = loss.matching_loss(RADIAL, {"height": jnp.zeros(2)}, batch, residual)
+    assert float(teacher) < 1e-9 * float(nothing)
