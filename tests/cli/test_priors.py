@@ -23,15 +23,19 @@ SEQUENCES = {"one": "AGTALKAEAV", "two": "AEAAPKAGAA"}
 
 
 def frames_of(n: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Chains near an α-helix: right-handed, so that the fit can be asked for its hand."""
-    return np.asarray(
-        [
-            chain_from_internal(
-                rng.normal(3.82, 0.06, n - 1), rng.normal(1.62, 0.12, n - 2), rng.normal(0.9, 0.25, n - 3)
-            )
-            for _ in range(count)
-        ]
-    )
+    """Chains near an α-helix: right-handed, so that the fit can be asked for its hand.
+
+    Chains that cross themselves are drawn again: a run started from one would fail at its first step.
+    """
+    i, j = np.triu_indices(n, k=3)
+    frames: list[np.ndarray] = []
+    while len(frames) < count:
+        x = chain_from_internal(
+            rng.normal(3.82, 0.06, n - 1), rng.normal(1.62, 0.12, n - 2), rng.normal(0.9, 0.25, n - 3)
+        )
+        if np.linalg.norm(x[i] - x[j], axis=1).min() > 3.6:
+            frames.append(x)
+    return np.asarray(frames)
 
 
 @pytest.fixture(scope="module")
