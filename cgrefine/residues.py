@@ -18,6 +18,13 @@ ALIASES: Final = {
 }  # fmt: skip
 """Protonation and force-field variants (CHARMM, AMBER) of the twenty residues."""
 
+MODIFIED: Final = {
+    "MSE": "MET", "SEP": "SER", "SP1": "SER", "SP2": "SER", "TPO": "THR", "PTR": "TYR", "HYP": "PRO",
+    "CSO": "CYS", "CME": "CYS", "CSD": "CYS", "KCX": "LYS", "MLY": "LYS", "M3L": "LYS", "ALY": "LYS",
+    "PCA": "GLN", "CGU": "GLU", "AIB": "ALA",
+}  # fmt: skip
+"""Modified residue → its parent, taken only when asked for (data.modified_residues: map)."""
+
 CAPS: Final = frozenset({"ACE", "NME", "NMA", "NH2", "NHE", "CT1", "CT2", "CT3", "FOR"})
 """Terminal caps: chemical groups without Cα, left out of the coarse-grained chain."""
 
@@ -37,9 +44,19 @@ ANGLE_CLASSES: Final = ("other", "Gly", "Pro", "pre-Pro", "beta-branched")
 DIHEDRAL_CLASSES: Final = ("other", "Gly", "Pro")
 
 
-def species_of(resname: str) -> int:
-    """Species index of a residue name, variants included. Raises ValueError on anything else."""
+def species_of(resname: str, modified: bool = False) -> int:
+    """Species index of a residue name, variants included; with `modified`, MODIFIED as their parents.
+
+    Raises ValueError on anything else.
+    """
     name = ALIASES.get(resname.strip().upper(), resname.strip().upper())
+    if name in MODIFIED:
+        if not modified:
+            raise ValueError(
+                f"residue {resname!r} is a modified {MODIFIED[name]}: set data.modified_residues to `map` to "
+                "treat it as its parent, or leave the domain out"
+            )
+        name = MODIFIED[name]
     if name not in _INDEX:
         raise ValueError(
             f"residue {resname!r} is none of the 20 amino acids, their known variants, or a cap "

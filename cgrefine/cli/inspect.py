@@ -6,15 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from cgrefine.cli.console import Console
-from cgrefine.data.mdcath import (
-    RawDomain,
-    domain_names,
-    expand,
-    first_valid_frame,
-    frame_blocks,
-    read_domain,
-    valid_frames,
-)
+from cgrefine.data.mdcath import domain_names, expand, read_domain
+from cgrefine.data.source import RawDomain, first_valid_frame, frame_blocks, valid_frames
 from cgrefine.data.store import Dataset, open_dataset
 from cgrefine.data.topology import bonds_from_geometry, map_to_beads
 from cgrefine.residues import ONE_LETTER

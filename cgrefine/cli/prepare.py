@@ -10,7 +10,8 @@ from cgrefine.artifacts import Stage
 from cgrefine.cli.console import Console
 from cgrefine.config.schema import Config, Data
 from cgrefine.data.aggregate import Aggregated, MeanSquares, aggregate
-from cgrefine.data.mdcath import domain_names, expand, read_domain, select_runs
+from cgrefine.data.mdcath import domain_names, expand, read_domain
+from cgrefine.data.source import select_runs
 from cgrefine.data.splits import RunKey, validation_runs
 from cgrefine.data.store import write_domain, write_index
 from cgrefine.errors import InputError

@@ -1,7 +1,7 @@
 """YAML to a checked Config: overrides, errors a person can act on, and the resolved dump."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,16 @@ def _describe(fault: Any) -> str:
 def _names_at(location: Sequence[Any]) -> list[str]:
     model: Any = Config
     for part in location:
+        if isinstance(part, int):  # a place in a list of sections
+            continue
         annotation = model.model_fields[part].annotation
-        options = getattr(annotation, "__args__", (annotation,))
-        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+        model = next(_sections_in(annotation))
     return sorted(model.model_fields)
+
+
+def _sections_in(annotation: Any) -> Iterator[Any]:
+    """Section classes inside an annotation such as `Section | None` or `Annotated[list[Section], ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _sections_in(inner)

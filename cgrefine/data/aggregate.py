@@ -8,7 +8,7 @@ import numpy as np
 
 from cgrefine.config.schema import Data, ForceMap
 from cgrefine.data import force_map
-from cgrefine.data.mdcath import Block, RawDomain, Run, first_valid_frame, frame_blocks, valid_frames
+from cgrefine.data.source import Block, RawDomain, Run, first_valid_frame, frame_blocks, valid_frames
 from cgrefine.data.topology import BeadMapping, bonds_from_geometry, constraint_groups, map_to_beads
 from cgrefine.errors import InputError
 
@@ -58,7 +58,7 @@ def aggregate(
     fitted = [not held for held in validation] if not all(validation) else [True] * len(runs)
     basic = force_map.basic_map(groups, mapping.ca)
     weights = basic
-    if options.kind == "optimal":
+    if options.kind != "basic":
         fit_runs = [run for run, use in zip(runs, fitted, strict=True) if use]
         weights = _fit(domain, fit_runs, groups, mapping, data, options)
     arrays, left_out = _mapped(domain, runs, validation, mapping, (weights, basic), data, options)

@@ -157,17 +157,21 @@ def chain_breaks(
 
 
 def map_to_beads(
-    atoms: Atoms, bonds: Int[np.ndarray, "bonds 2"], frame: Float[np.ndarray, "atoms 3"]
+    atoms: Atoms,
+    bonds: Int[np.ndarray, "bonds 2"],
+    frame: Float[np.ndarray, "atoms 3"],
+    modified: bool = False,
 ) -> BeadMapping:
     """One bead at the Cα of each residue that has one. frame: a valid frame, Å, only to find chain gaps.
 
+    modified: take modified residues as their parents.
     Raises InputError on a residue with Cα that is not in the residue table, or no Cα at all.
     """
     ca = alpha_carbons(atoms)
     species = []
     for atom in ca:
         try:
-            species.append(residues.species_of(str(atoms.resname[atom])))
+            species.append(residues.species_of(str(atoms.resname[atom]), modified))
         except ValueError as error:
             raise InputError(f"{atoms.source}: residue number {atoms.resid[atom]}: {error}") from error
     breaks = chain_breaks(atoms, ca, bonds, frame)

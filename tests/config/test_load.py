@@ -28,7 +28,7 @@ def config_file(tmp_path):
 def test_resolved_config_round_trips(config_file):
     config = load_config(config_file)
     assert parse(yaml.safe_load(dump(config)), "dump") == config
-    assert config.force_map.kind == "optimal"
+    assert config.force_map.kind == "windowed"
 
 
 def test_overrides_are_yaml_values(config_file):
@@ -48,7 +48,7 @@ def test_overrides_are_yaml_values(config_file):
         ("sim.timestep_fs=-2", r"sim\.timestep_fs = -2: .*greater than 0"),
         ("sim.temperature_K=0.3", r"sim\.temperature_K = 0\.3"),
         ("train.epochs=0", r"train\.epochs = 0"),
-        ("data.raw=[]", r"data\.raw"),
+        ("data.raw=[]", r"data: .*give raw \(mdCATH files\) or trajectories"),
         ("trian.epochs=3", r"trian: unknown key \(did you mean train\?\)"),
         ("sim.save_every_ps=50", r"save_every_ps 50\.0 is longer than duration_ps"),
         ("nonsense", r"--set nonsense: must have the form section\.key=value"),

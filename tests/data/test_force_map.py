@@ -6,7 +6,8 @@ import pytest
 import scipy.sparse as sp
 
 from cgrefine.data import force_map as fm
-from cgrefine.data.mdcath import domain_names, first_valid_frame, frame_blocks, read_domain, sample_folder
+from cgrefine.data.mdcath import domain_names, read_domain, sample_folder
+from cgrefine.data.source import first_valid_frame, frame_blocks
 from cgrefine.data.topology import bonds_from_geometry, constraint_groups, map_to_beads
 from tests.data.mini import Mini
 

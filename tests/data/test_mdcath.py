@@ -4,15 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
-from cgrefine.data import mdcath
-from cgrefine.data.mdcath import (
-    domain_names,
-    expand,
-    first_valid_frame,
-    frame_blocks,
-    read_domain,
-    select_runs,
-)
+from cgrefine.data.mdcath import domain_names, expand, read_domain
+from cgrefine.data.source import first_valid_frame, frame_blocks, select_runs, valid_frames
 from cgrefine.errors import InputError
 from tests.data.mini import Mini, edit
 
@@ -90,7 +83,7 @@ def test_valid_frames_leaves_out_each_kind_of_broken_frame(mini):
     forces[5, 0, 1] = np.inf
     forces[6] = 0.0
     coords[7, 0] = 0.0  # one atom at the origin is possible
-    good = mdcath.valid_frames(coords, forces, 1e4)
+    good = valid_frames(coords, forces, 1e4)
     assert np.flatnonzero(~good).tolist() == [1, 2, 3, 4, 5, 6]
 
 
