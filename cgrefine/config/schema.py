@@ -22,8 +22,9 @@ class Section(BaseModel):
 class Split(Section):
     """How frames are divided into training and validation.
 
-    domain: by a hash of the domain's name. topology, superfamily: whole CATH C.A.T or C.A.T.H classes, read
-    from cath_list (the CATH list file, or lines of `domain code`). replica, temperature: the last ones.
+    domain: by a hash of its name, so that more data moves none to the other side. topology, superfamily:
+    whole CATH C.A.T or C.A.T.H classes in the same way, read from cath_list (CATH's domain list, or lines of
+    `domain C.A.T.H`). replica, temperature: the last ones.
     frame: the last frames of each run, which are not independent of the others; every report says so.
     """
 

@@ -6,7 +6,7 @@ frames none of it.
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from cgrefine.errors import InputError
@@ -28,11 +28,11 @@ def held_from(
 ) -> tuple[int, ...]:
     """First validation frame of each run. Deterministic, whatever the order of the runs.
 
-    domain: the first in the order of sha256(seed, name). topology, superfamily: whole classes in the same
-    order, `classes` being domain → class, until they hold the fraction of the domains. replica: the last
-    ones of each domain. temperature: the highest ones. frame: the last frames of every run. Of n things
-    ⌈fraction · n⌉ are held out, at least 1, and at least 1 is left. Raises InputError when there is nothing
-    to divide.
+    domain: those whose hash, sha256(seed, name) as a number in [0, 1), is below the fraction. topology,
+    superfamily: whole classes by the same rule, `classes` being domain → class. More data never moves a
+    domain to the other side. replica: the last ones of each domain. temperature: the highest ones. frame:
+    the last frames of every run; of these, ⌈fraction · n⌉ are held out. Always at least one thing is held
+    out, and at least one is left. Raises InputError when there is nothing to divide.
     """
     if by == "frame":
         return tuple(_first_held_frame(run, fraction) for run in runs)
@@ -43,13 +43,10 @@ def held_from(
 def _held_runs(
     runs: Sequence[RunKey], by: By, fraction: float, seed: int, classes: Mapping[str, str]
 ) -> list[bool]:
-    if by == "domain":
-        names = _shuffled({run.domain for run in runs}, seed)
-        chosen = set(names[: _count(len(names), fraction, "by domain", "one domain")])
-        return [run.domain in chosen for run in runs]
-    if by in ("topology", "superfamily"):
-        chosen = _held_classes({run.domain for run in runs}, by, fraction, seed, classes)
-        return [classes[run.domain] in chosen for run in runs]
+    if by in ("domain", "topology", "superfamily"):
+        of_run = [run.domain if by == "domain" else classes[run.domain] for run in runs]
+        held = _hashed(set(of_run), by, fraction, seed)
+        return [name in held for name in of_run]
     if by == "temperature":
         temperatures = sorted({run.temperature_K for run in runs}, reverse=True)
         hot = set(temperatures[: _count(len(temperatures), fraction, "by temperature", "one temperature")])
@@ -57,23 +54,13 @@ def _held_runs(
     return _held_replicas(runs, fraction)
 
 
-def _held_classes(
-    names: set[str], by: str, fraction: float, seed: int, classes: Mapping[str, str]
-) -> set[str]:
-    """Classes in random order while they hold fewer domains than asked for; one class always stays."""
-    members: dict[str, int] = {}
-    for name in names:
-        members[classes[name]] = members.get(classes[name], 0) + 1
-    _count(len(members), fraction, f"by {by}", f"one {by} ({next(iter(members))})")
-    wanted = math.ceil(fraction * len(names) - 1e-9)
-    chosen: set[str] = set()
-    held = 0
-    for name in _shuffled(members, seed)[:-1]:
-        if held >= wanted:
-            break
-        chosen.add(name)
-        held += members[name]
-    return chosen
+def _hashed(names: set[str], by: str, fraction: float, seed: int) -> set[str]:
+    """Names whose hash is below the fraction; at least the lowest one, and never the highest one."""
+    _at_least_two(len(names), f"by {by}", f"one {by} ({', '.join(names)})")
+    place = {name: int(hashlib.sha256(f"{seed}:{name}".encode()).hexdigest(), 16) / 2**256 for name in names}
+    ordered = sorted(names, key=lambda name: (place[name], name))
+    below = sum(place[name] < fraction for name in names)
+    return set(ordered[: min(max(below, 1), len(names) - 1)])
 
 
 def _held_replicas(runs: Sequence[RunKey], fraction: float) -> list[bool]:
@@ -93,13 +80,11 @@ def _first_held_frame(run: RunKey, fraction: float) -> int:
 
 
 def _count(n: int, fraction: float, how: str, only: str) -> int:
-    if n < 2:
-        raise InputError(
-            f"data.split {how}: there is only {only}; split by another of domain, replica, temperature"
-        )
+    _at_least_two(n, how, only)
     # rounding: 0.1 * 30 must give 3, not 4
     return min(max(math.ceil(fraction * n - 1e-9), 1), n - 1)
 
 
-def _shuffled(names: Iterable[str], seed: int) -> list[str]:
-    return sorted(names, key=lambda name: (hashlib.sha256(f"{seed}:{name}".encode()).hexdigest(), name))
+def _at_least_two(n: int, how: str, only: str) -> None:
+    if n < 2:
+        raise InputError(f"data.split {how}: there is only {only}; split by another property")

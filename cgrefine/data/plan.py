@@ -1,0 +1,117 @@
+"""What `prepare` will read: every molecule of the configuration with its runs, before any frame is read."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cgrefine.config.schema import Data, Split, Trajectory
+from cgrefine.data import cath, mdcath, trajectories
+from cgrefine.data.source import RawDomain, select_runs
+from cgrefine.data.splits import RunKey, held_from
+from cgrefine.errors import InputError
+
+
+class Source(NamedTuple):
+    """A place to read from: an mdCATH file, or a molecule in other trajectories. One of the two is given."""
+
+    path: Path | None
+    trajectory: Trajectory | None
+
+    @property
+    def name(self) -> str:
+        """For messages: the file, or the molecule's name in data.trajectories."""
+        return str(self.path) if self.trajectory is None else self.trajectory.name
+
+
+class Planned(NamedTuple):
+    """A molecule to be prepared: names and numbers only, so that the plan of thousands of them stays small.
+
+    held_from: the first validation frame of each of `runs`; empty before the split.
+    """
+
+    source: Source
+    name: str
+    n_atoms: int
+    runs: tuple[RunKey, ...]
+    held_from: tuple[int, ...] = ()
+
+    @property
+    def in_training(self) -> bool:
+        """Whether any frame of it is for training."""
+        return any(self.held_from)
+
+
+def sources(data: Data) -> list[Source]:
+    """Files of data.raw (see `mdcath.expand`), then data.trajectories."""
+    files = [Source(path, None) for path in mdcath.expand(data.raw)] if data.raw else []
+    return files + [Source(None, trajectory) for trajectory in data.trajectories]
+
+
+def input_files(data: Data) -> list[Path]:
+    """Every file that the data set depends on. Raises InputError on one that is not there."""
+    paths = list(mdcath.expand(data.raw)) if data.raw else []
+    for trajectory in data.trajectories:
+        named = [trajectory.topology, *(file.path for file in trajectory.files)]
+        paths += [Path(name).expanduser() for name in named if name is not None]
+    if data.split.cath_list is not None:
+        paths.append(Path(data.split.cath_list).expanduser())
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"data: {path}: no such file")
+    return paths
+
+
+def survey(source: Source, temperatures_K: Sequence[float] | None) -> list[Planned]:
+    """The molecules of a source with their runs at the chosen temperatures.
+
+    Raises InputError on a source that cannot be read, or has none of the temperatures.
+    """
+    found = []
+    for name in _names(source):
+        domain = _read(source, name)
+        runs = select_runs(domain, temperatures_K)
+        keys = tuple(RunKey(name, run.temperature_K, run.replica, run.n_frames) for run in runs)
+        found.append(Planned(source, name, len(domain.atoms), keys))
+    return found
+
+
+def read(planned: Planned) -> RawDomain:
+    """The planned molecule, without its frames. Raises InputError as the readers do."""
+    return _read(planned.source, planned.name)
+
+
+def with_split(plan: Sequence[Planned], split: Split) -> list[Planned]:
+    """The plan with the frames that are held out. Raises InputError when there is nothing to divide."""
+    classes = None
+    if split.by in cath.LEVELS and split.cath_list is not None:
+        codes = cath.read_codes(Path(split.cath_list).expanduser())
+        classes = {planned.name: cath.class_of(planned.name, codes, split.by) for planned in plan}
+    keys = [key for planned in plan for key in planned.runs]
+    first = iter(held_from(keys, split.by, split.validation_fraction, split.seed, classes))
+    return [planned._replace(held_from=tuple(next(first) for _ in planned.runs)) for planned in plan]
+
+
+def refuse_doubles(plan: Iterable[Planned]) -> None:
+    """Raises InputError when a name occurs twice."""
+    seen: dict[str, Source] = {}
+    for planned in plan:
+        if planned.name in seen:
+            raise InputError(
+                f"data: domain {planned.name} is in {seen[planned.name].name} and in {planned.source.name}; "
+                "give it once"
+            )
+        seen[planned.name] = planned.source
+
+
+def _names(source: Source) -> tuple[str, ...]:
+    if source.trajectory is not None:
+        return (source.trajectory.name,)
+    assert source.path is not None
+    return mdcath.domain_names(source.path)
+
+
+def _read(source: Source, name: str) -> RawDomain:
+    if source.trajectory is not None:
+        return trajectories.read_trajectory(source.trajectory)
+    assert source.path is not None
+    return mdcath.read_domain(source.path, name)
