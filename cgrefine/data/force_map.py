@@ -29,6 +29,9 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, get_blas_funcs
 RIGID_RCOND = 1e-10
 """Principal moments of inertia below this share of the largest count as zero (one bead, beads in a line)."""
 
+CACHED_FRAMES = 8
+"""Frames whose atomic forces are summed into groups at a time: 10⁴ atoms stay in a cache of 1 MB."""
+
 
 class Summation(NamedTuple):
     """How atoms are summed into groups, made once for a molecule by `summation`.
@@ -83,18 +86,23 @@ def group_planes(
 ) -> Float[np.ndarray, "frames 3 groups"]:
     """Sum of the atomic forces in each group, one row a frame and component, summed in `dtype`.
 
-    A few whole-array gathers and additions, whatever the order of the atoms: one reading of the forces.
+    A few gathers and additions, whatever the order of the atoms, on CACHED_FRAMES frames at a time.
     """
     frames, atoms, _ = forces.shape
     columns = (3 * plan.columns[None, :] + np.arange(3)[:, None]).reshape(-1)
-    members = np.take(forces.reshape(frames, 3 * atoms), columns, axis=1, mode="clip")
-    members = members.reshape(frames, 3, atoms).astype(dtype, copy=False)
-    start = n_groups = plan.n_groups
-    sums = members[:, :, :n_groups]
-    for count in plan.counts[1:]:
-        sums[:, :, :count] += members[:, :, start : start + count]
-        start += count
-    return np.take(sums, plan.place, axis=2, mode="clip")
+    flat = forces.reshape(frames, 3 * atoms)
+    planes = np.empty((frames, 3, plan.n_groups), dtype)
+    for first in range(0, frames, CACHED_FRAMES):
+        part = slice(first, first + CACHED_FRAMES)
+        members = np.take(flat[part], columns, axis=1, mode="clip").reshape(-1, 3, atoms)
+        members = members.astype(dtype, copy=False)
+        start = plan.n_groups
+        sums = members[:, :, :start]
+        for count in plan.counts[1:]:
+            sums[:, :, :count] += members[:, :, start : start + count]
+            start += count
+        np.take(sums, plan.place, axis=2, mode="clip", out=planes[part])
+    return planes
 
 
 def group_forces(
