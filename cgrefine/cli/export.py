@@ -24,7 +24,7 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
         force_field.model,
         force_field.params,
         domain.topology,
-        domain.positions,
+        domain.positions[:],
         domain.name,
         settings,
     )

@@ -1,60 +1,104 @@
-"""The coarse-grained data set on disk: one folder of arrays a domain, memory-mapped when read.
+"""The coarse-grained data set on disk: one folder a domain, written once and whole, read frame by frame.
 
-dataset.json names the domains, their chains and the sha256 of each array; arrays are domains/<name>/*.npy.
+    dataset.json                      what is in the data set; sealed with its own sha256; written last
+    domains/<name>/positions.npy      (f, n, 3) int16 relative to an origin, in 0.01 Å, or float32 Å
+    domains/<name>/forces.npy         (f, n, 3) float16 or float32, kcal/mol/Å
+    domains/<name>/entry.json         the domain's entry of dataset.json, so that prepare can be continued
+
+A domain appears under its name only when all of it is on the disk. The same input gives the same bytes.
 """
 
-import hashlib
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from cgrefine.artifacts import read_json, write_json
+from cgrefine.data.segments import (
+    Segments,
+    from_rows,
+    off_grid,
+    on_grid,
+    rows_of,
+    segments_of,
+    with_origins,
+)
+from cgrefine.data.shards import (
+    Frames,
+    file_sha256,
+    sealed,
+    sync,
+    sync_folder,
+    unsealed,
+    write_array,
+)
 from cgrefine.errors import InputError
 from cgrefine.system import Topology, topology_from_species
 
-FORMAT = 1
-UNITS = {"positions": "Å", "forces": "kcal/mol/Å", "basic_forces": "kcal/mol/Å", "temperature_K": "K"}
-ARRAYS = {
-    "positions": ("float32", True),
-    "forces": ("float32", True),
-    "basic_forces": ("float32", True),
-    "temperature_K": ("float32", False),
-    "replica": ("int32", False),
-    "frame": ("int32", False),
-    "validation": ("bool", False),
-}
-"""Name → dtype, and whether the shape is (frames, beads, 3) rather than (frames,)."""
+FORMAT = 2
+UNITS = {"positions": "Å; int16 in 0.01 Å from origin", "forces": "kcal/mol/Å", "temperature_K": "K"}
+SEGMENT = "start, count, temperature_K, replica, first source frame, stride, validation, origin in 0.01 Å"
+STORED = {"positions": ("int16", "float32"), "forces": ("float16", "float32")}
+PER_FRAME = ("temperature_K", "replica", "frame", "validation")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+_CHUNK_FRAMES = 512
 
 
 @dataclass(frozen=True)
 class Domain:
-    """One protein: its chain, and f frames of n beads as read-only memory maps.
+    """One protein: f frames of n beads. species, resid (n,); breaks: see topology_from_species.
 
-    positions (f, n, 3) Å, forces (optimal map) and basic_forces (f, n, 3) kcal/mol/Å, float32;
-    temperature_K (f,) float32; replica, frame (f,) int32, where the frame came from; validation (f,) bool.
+    positions (f, n, 3) Å, forces (f, n, 3) kcal/mol/Å: Frames on disk, or arrays in memory; float32.
     """
 
     name: str
-    topology: Topology
-    positions: np.ndarray
-    forces: np.ndarray
-    basic_forces: np.ndarray
-    temperature_K: np.ndarray
-    replica: np.ndarray
-    frame: np.ndarray
-    validation: np.ndarray
+    species: tuple[int, ...]
+    breaks: tuple[int, ...]
+    resid: tuple[int, ...]
+    positions: Frames | np.ndarray
+    forces: Frames | np.ndarray
+    segments: Segments
 
     @property
     def n_frames(self) -> int:
         """Number of frames."""
         return len(self.positions)
+
+    @property
+    def n_beads(self) -> int:
+        """Number of beads (residues)."""
+        return len(self.species)
+
+    @cached_property
+    def topology(self) -> Topology:
+        """The chain, made when first asked for."""
+        return topology_from_species(self.species, self.breaks, self.resid)
+
+    @property
+    def temperature_K(self) -> np.ndarray:
+        """(f,) float32."""
+        return self.segments.spread(self.segments.temperature_K)
+
+    @property
+    def replica(self) -> np.ndarray:
+        """(f,) int32: the replica that each frame came from."""
+        return self.segments.spread(self.segments.replica)
+
+    @property
+    def frame(self) -> np.ndarray:
+        """(f,) int32: index of each frame in its run."""
+        return self.segments.source_frame()
+
+    @property
+    def validation(self) -> np.ndarray:
+        """(f,) bool: held out of training."""
+        return self.segments.spread(self.segments.validation)
 
 
 @dataclass(frozen=True)
@@ -66,86 +110,140 @@ class Dataset:
     index: Mapping[str, Any]
 
     def domain(self, name: str) -> Domain:
-        """The domain of that name. Raises InputError listing the names otherwise."""
+        """The domain of that name. Raises InputError listing (the first of) the names otherwise."""
         for domain in self.domains:
             if domain.name == name:
                 return domain
-        names = ", ".join(domain.name for domain in self.domains)
-        raise InputError(f"{self.folder}: no domain {name!r}; choose from {names}")
+        names = [domain.name for domain in self.domains]
+        shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+        raise InputError(f"{self.folder}: no domain {name!r}; choose from {shown}")
 
-    def verify(self) -> None:
-        """Compare the hash of every array with dataset.json (reads everything). Raises InputError."""
+    def verify(self, begin: Callable[[str], object] = lambda name: None) -> None:
+        """Compare every byte with the hashes in dataset.json; begin(name) is called for each domain.
+
+        Raises InputError naming the first damaged file.
+        """
         for entry in self.index["domains"]:
-            for file, expected in entry["sha256"].items():
-                path = self.folder / "domains" / entry["name"] / file
-                found = _sha256(path)
-                if found != expected:
-                    raise InputError(
-                        f"{path}: content is damaged (sha256 {found[:12]}, must be {expected[:12]})"
-                    )
+            begin(entry["name"])
+            fault = _fault(_domain_folder(self.folder, entry["name"]), entry)
+            if fault is not None:
+                raise InputError(fault)
+
+
+def in_memory(name: str, topology: Topology, arrays: Mapping[str, np.ndarray]) -> Domain:
+    """A domain that is not on disk. arrays: positions, forces (f, n, 3), and those of PER_FRAME (f,)."""
+    return Domain(
+        name=name,
+        species=tuple(topology.species.tolist()),
+        breaks=_breaks(topology),
+        resid=tuple(topology.resid.tolist()),
+        positions=np.asarray(arrays["positions"], np.float32),
+        forces=np.asarray(arrays["forces"], np.float32),
+        segments=segments_of(*(np.asarray(arrays[key]) for key in PER_FRAME)),
+    )
 
 
 def write_domain(
-    folder: Path, name: str, topology: Topology, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]
+    folder: Path,
+    name: str,
+    topology: Topology,
+    arrays: Mapping[str, np.ndarray],
+    facts: Mapping[str, Any],
+    positions: Literal["auto", "int16", "float32"] = "auto",
+    forces: Literal["float16", "float32"] = "float32",
 ) -> dict[str, Any]:
     """Write one domain under a temporary name and rename it; returns its entry for dataset.json.
 
-    arrays: the seven of ARRAYS, converted to their dtypes. facts: JSON-able extras for the entry.
-    Raises InputError on a name that is no plain file name, ValueError on wrong shapes.
+    arrays: positions, forces (f, n, 3) and those of PER_FRAME (f,): temperature_K, replica, frame (in its
+    run), validation. facts: JSON-able extras for the entry, without NaN. A damaged domain of that name is
+    replaced. positions: int16 holds the grid points of a 0.01 Å grid exactly; auto takes it where all
+    coordinates are on the grid and each frame is less than 655 Å wide, else float32. forces: float16
+    has a relative error of 2⁻¹¹ (absolute 3e-8 below 6e-5).
+    Raises InputError on a name that is no plain file name or is there already, and ValueError on wrong
+    shapes, values that are not finite, and numbers that the asked types cannot hold.
     """
     if not _NAME.fullmatch(name):
         raise InputError(
             f"domain name {name!r}: must be letters, digits and _ . + -, not starting with a dot"
         )
-    n_frames = len(arrays["positions"])
-    final, partial = folder / "domains" / name, folder / "domains" / f".{name}.partial"
-    if final.exists():
+    final = _domain_folder(folder, name)
+    if finished(folder, name) is not None:
         raise InputError(f"{final}: exists already; each domain is written once")
-    if partial.exists():
-        shutil.rmtree(partial)
+    x, f = (np.asarray(arrays[key]) for key in ("positions", "forces"))
+    _check_arrays(name, topology, arrays)
+    segments, stored = _encoding(name, x, segments_of(*(arrays[key] for key in PER_FRAME)), positions)
+    if forces == "float16" and (top := np.abs(f).max(initial=0.0)) >= 65520:
+        raise ValueError(f"domain {name}: a force of {top:.6g} kcal/mol/Å exceeds float16 (65504)")
+    # its own folder for each writer: of two workers on the same domain the first one to finish wins
+    partial = final.with_name(f".{name}.{uuid.uuid4().hex}.partial")
     partial.mkdir(parents=True)
-    hashes = {}
-    for key, (dtype, per_bead) in ARRAYS.items():
-        shape = (n_frames, topology.n_beads, 3) if per_bead else (n_frames,)
-        if arrays[key].shape != shape:
-            raise ValueError(f"domain {name}: {key} has shape {arrays[key].shape}, must be {shape}")
-        path = partial / f"{key}.npy"
-        np.save(path, np.ascontiguousarray(arrays[key], dtype=dtype), allow_pickle=False)
-        hashes[path.name] = _sha256(path)
-    partial.rename(final)
-    return {
+    entry = {
+        **facts,
+        "format": FORMAT,
         "name": name,
         "n_beads": topology.n_beads,
-        "n_frames": n_frames,
+        "n_frames": len(x),
         "species": topology.species.tolist(),
-        "breaks": (np.flatnonzero(np.diff(topology.sequence) != 1) + 1).tolist(),
+        "breaks": list(_breaks(topology)),
         "resid": topology.resid.tolist(),
-        **facts,
-        "sha256": hashes,
+        "segments": rows_of(segments),
+        "arrays": {
+            "positions": write_array(
+                partial / "positions.npy", np.dtype(stored), x.shape, _encoded(x, segments, stored)
+            ),
+            "forces": write_array(partial / "forces.npy", np.dtype(forces), f.shape, _chunks(f)),
+        },
     }
+    data = sealed(entry)
+    with (partial / "entry.json").open("wb") as handle:
+        handle.write(data)
+        sync(handle)
+    _put_in_place(partial, final)
+    return unsealed(final / "entry.json", data, FORMAT)
+
+
+def finished(folder: Path, name: str) -> dict[str, Any] | None:
+    """The entry of a domain that is on the disk whole and unchanged (all of it is read), else None."""
+    path = _domain_folder(folder, name)
+    try:
+        entry = unsealed(path / "entry.json", (path / "entry.json").read_bytes(), FORMAT)
+        return entry if entry["name"] == name and _fault(path, entry) is None else None
+    except (OSError, InputError):
+        return None
 
 
 def write_index(folder: Path, entries: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
-    """Write dataset.json, last: with it the data set is complete."""
-    content = {"format": FORMAT, "units": UNITS, **facts, "domains": list(entries)}
-    write_json(folder / "dataset.json", content)
+    """Write dataset.json, last: with it the data set is complete. Leavings of killed writers are removed."""
+    for leaving in (folder / "domains").glob(".*.partial"):
+        shutil.rmtree(leaving)
+    content = {"format": FORMAT, "units": UNITS, "segment": SEGMENT, **facts, "domains": list(entries)}
+    temporary = folder / "dataset.json.tmp"
+    with temporary.open("wb") as handle:
+        handle.write(sealed(content))
+        sync(handle)
+    temporary.rename(folder / "dataset.json")
+    sync_folder(folder)
 
 
 def open_dataset(folder: Path) -> Dataset:
-    """Memory-map a data set. Shapes and dtypes are checked; `verify` checks the content.
+    """Open a data set without reading frames: the hash of dataset.json, sizes and headers are checked.
 
-    Raises InputError on a missing, damaged or newer store, naming the file.
+    The ends of a file are checked when it is first read; `Dataset.verify` checks all of it.
+    Raises InputError on a missing, damaged, older or newer store, naming the file.
     """
     path = folder / "dataset.json"
     if not path.exists():
         raise InputError(f"{folder}: is no data set (dataset.json is missing); run `cgrefine prepare` first")
-    index = read_json(path)
-    found = index.get("format") if isinstance(index, dict) else None
-    if found != FORMAT:
-        raise InputError(f"{path}: format is {found}, this version reads {FORMAT}")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    index = unsealed(path, data, FORMAT)
     try:
         domains = tuple(_open_domain(folder, entry) for entry in index["domains"])
-    except (KeyError, TypeError) as error:
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: is damaged (field {error} is missing or malformed)") from error
     if not domains:
         raise InputError(f"{path}: holds no domain")
@@ -153,32 +251,95 @@ def open_dataset(folder: Path) -> Dataset:
 
 
 def _open_domain(folder: Path, entry: Mapping[str, Any]) -> Domain:
-    name, n_frames, n_beads = entry["name"], entry["n_frames"], entry["n_beads"]
+    name, shape = entry["name"], (entry["n_frames"], entry["n_beads"], 3)
     if not _NAME.fullmatch(name):
         raise InputError(f"{folder / 'dataset.json'}: domain name {name!r} is no plain file name")
-    try:
-        topology = topology_from_species(entry["species"], entry["breaks"], entry["resid"])
-    except ValueError as error:
-        raise InputError(f"{folder / 'dataset.json'}: domain {name}: {error}") from error
-    arrays = {}
-    for key, (dtype, per_bead) in ARRAYS.items():
-        path = folder / "domains" / name / f"{key}.npy"
-        shape = (n_frames, n_beads, 3) if per_bead else (n_frames,)
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(
-                f"{path}: is missing, cut or damaged ({error}); run `cgrefine prepare` again"
-            ) from error
-        if array.shape != shape or array.dtype != np.dtype(dtype):
-            raise InputError(f"{path}: is {array.dtype} {array.shape}, must be {dtype} {shape}")
-        arrays[key] = array
-    return Domain(name=name, topology=topology, **arrays)
+    segments, arrays = from_rows(entry["segments"]), {}
+    if segments.n_frames != shape[0] or len(entry["species"]) != shape[1]:
+        raise ValueError("segments")
+    for key, allowed in STORED.items():
+        facts = entry["arrays"][key]
+        if facts["dtype"] not in allowed:
+            raise ValueError(f"{key}.dtype")
+        relative = (segments.start, segments.origin) if facts["dtype"] == "int16" else (None, None)
+        file = _domain_folder(folder, name) / f"{key}.npy"
+        arrays[key] = Frames(file, np.dtype(facts["dtype"]), shape, facts["ends"], *relative)
+        arrays[key].check_header()
+    chain = {key: tuple(entry[key]) for key in ("species", "breaks", "resid")}
+    return Domain(name=name, **chain, **arrays, segments=segments)
 
 
-def _sha256(path: Path) -> str:
+def _domain_folder(folder: Path, name: str) -> Path:
+    return folder / "domains" / name
+
+
+def _breaks(topology: Topology) -> tuple[int, ...]:
+    return tuple((np.flatnonzero(np.diff(topology.sequence) != 1) + 1).tolist())
+
+
+def _fault(path: Path, entry: Mapping[str, Any]) -> str | None:
+    """What is wrong with a domain's folder, or None. Reads everything."""
     try:
-        with path.open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
+        if (path / "entry.json").read_bytes() != sealed(entry):
+            return f"{path / 'entry.json'}: is damaged (it is not the entry of dataset.json)"
+        for key, facts in entry["arrays"].items():
+            found, expected = file_sha256(path / f"{key}.npy"), facts["sha256"]
+            if found != expected:
+                return f"{path / key}.npy: content is damaged (sha256 {found[:12]}, must be {expected[:12]})"
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        return f"{path / 'entry.json'}: is missing or cannot be read ({error.strerror})"
+    return None
+
+
+def _check_arrays(name: str, topology: Topology, arrays: Mapping[str, np.ndarray]) -> None:
+    n_frames = len(arrays["positions"])
+    for key in ("positions", "forces", *PER_FRAME):
+        shape = (n_frames,) if key in PER_FRAME else (n_frames, topology.n_beads, 3)
+        if arrays[key].shape != shape:
+            raise ValueError(f"domain {name}: {key} has shape {arrays[key].shape}, must be {shape}")
+        if not all(np.isfinite(part).all() for part in _chunks(np.asarray(arrays[key]))):
+            raise ValueError(f"domain {name}: {key} are not all finite")
+
+
+def _chunks(values: np.ndarray) -> Iterator[np.ndarray]:
+    return (values[i : i + _CHUNK_FRAMES] for i in range(0, len(values), _CHUNK_FRAMES))
+
+
+def _encoding(name: str, x: np.ndarray, segments: Segments, wanted: str) -> tuple[Segments, str]:
+    """The segments with their origins, and the type to store positions in."""
+    if wanted == "float32":
+        return segments, "float32"
+    judged = [off_grid(part) for part in _chunks(x)]
+    if all(fits for fits, _ in judged):
+        extrema = [(grid.min(1), grid.max(1)) for grid in (on_grid(part) for part in _chunks(x))]
+        low, high = (np.concatenate(side) for side in zip(*extrema, strict=True)) if extrema else (x, x)
+        cut = with_origins(segments, low, high) if len(x) else segments
+        if cut is not None:
+            return cut, "int16"
+    if wanted == "int16":
+        largest = max(off for _, off in judged)
+        raise ValueError(
+            f"domain {name}: positions do not fit int16 (largest distance from the 0.01 Å grid {largest:.2g} "
+            "Å, and no frame may be wider than 655 Å); choose auto or float32"
+        )
+    return segments, "float32"
+
+
+def _encoded(x: np.ndarray, segments: Segments, stored: str) -> Iterator[np.ndarray]:
+    if stored == "float32":
+        yield from _chunks(x)
+        return
+    origin = segments.spread(segments.origin)
+    for part, zero in zip(_chunks(x), _chunks(origin), strict=True):
+        yield on_grid(part) - zero[:, None]
+
+
+def _put_in_place(partial: Path, final: Path) -> None:
+    sync_folder(partial)
+    if final.exists():
+        if finished(final.parents[1], final.name) is not None:
+            shutil.rmtree(partial)
+            return
+        shutil.rmtree(final)
+    partial.rename(final)
+    sync_folder(final.parent)

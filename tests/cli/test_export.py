@@ -57,7 +57,7 @@ def exported(tmp_path_factory):
     root, config = tmp_path_factory.mktemp("run"), make_config()
     prepared = made(root, "prepare", config)
     positions = toy.frames(N_BEADS, count=3).astype(np.float32)
-    arrays = {name: np.zeros_like(positions) for name in ("forces", "basic_forces")}
+    arrays = {"forces": np.zeros_like(positions)}
     arrays |= {"positions": positions, "temperature_K": np.full(3, 320.0, np.float32)}
     arrays |= {"replica": np.zeros(3, np.int32), "frame": np.arange(3, dtype=np.int32)}
     arrays["validation"] = np.zeros(3, bool)

@@ -48,7 +48,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         arrays = {
             "positions": x,
             "forces": np.zeros_like(x),
-            "basic_forces": np.zeros_like(x),
             "temperature_K": np.repeat([320.0, 450.0], count // 2),
             "replica": np.zeros(count),
             "frame": np.arange(count),

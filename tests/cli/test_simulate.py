@@ -53,7 +53,7 @@ def _prepare(folder):
     entries = []
     for name, species in (("held", 0), ("loose", PRO)):
         x = np.repeat(ideal_helix(N)[None], FRAMES, axis=0)
-        arrays = {key: x for key in ("positions", "forces", "basic_forces")}
+        arrays = {key: x for key in ("positions", "forces")}
         arrays |= {"temperature_K": np.repeat([320.0, 400.0], FRAMES // 2), "frame": np.arange(FRAMES)}
         arrays |= {"replica": np.zeros(FRAMES), "validation": np.zeros(FRAMES, bool)}
         entries.append(write_domain(folder, name, topology_from_species([species] * N), arrays, {}))

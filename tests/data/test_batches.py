@@ -5,7 +5,7 @@ import pytest
 
 from cgrefine.data import batches
 from cgrefine.data.batches import Budget, Decoys
-from cgrefine.data.store import Domain
+from cgrefine.data.store import in_memory
 from cgrefine.errors import InputError
 from cgrefine.neighbors import frame_edges
 from tests.chains import random_chain, random_topology
@@ -17,17 +17,15 @@ def domain(n, n_frames, seed):
     x = np.stack([random_chain(n, 100 * seed + k) for k in range(n_frames)]).astype(np.float32)
     forces = np.random.default_rng(seed).normal(size=x.shape).astype(np.float32)
     held = np.arange(n_frames) % 4 == 3
-    return Domain(
-        name=f"d{seed}",
-        topology=random_topology(n, seed),
-        positions=x,
-        forces=forces,
-        basic_forces=forces,
-        temperature_K=np.full(n_frames, 300.0, np.float32),
-        replica=np.zeros(n_frames, np.int32),
-        frame=np.arange(n_frames, dtype=np.int32),
-        validation=held,
-    )
+    arrays = {
+        "positions": x,
+        "forces": forces,
+        "temperature_K": np.full(n_frames, 300.0),
+        "replica": np.zeros(n_frames),
+        "frame": np.arange(n_frames),
+        "validation": held,
+    }
+    return in_memory(f"d{seed}", random_topology(n, seed), arrays)
 
 
 @pytest.fixture(scope="module")

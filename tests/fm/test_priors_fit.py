@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 
 from cgrefine import residues
 from cgrefine.config.schema import Priors, Repulsion, Walls
-from cgrefine.data.store import Dataset, Domain
+from cgrefine.data.store import Dataset, in_memory
 from cgrefine.errors import InputError
 from cgrefine.fm.priors import fit, marginals
 from cgrefine.fm.priors.marginals import Histogram
@@ -214,17 +214,15 @@ def domain(n_frames=40, temperature_K=320.0, validation=False, bond=3.8, seed=0)
         for _ in range(n_frames)
     ]
     x = np.asarray(frames, np.float32)
-    return Domain(
-        name="toy",
-        topology=topology_from_species(species),
-        positions=x,
-        forces=np.zeros_like(x),
-        basic_forces=np.zeros_like(x),
-        temperature_K=np.full(n_frames, temperature_K, np.float32),
-        replica=np.zeros(n_frames, np.int32),
-        frame=np.arange(n_frames, dtype=np.int32),
-        validation=np.full(n_frames, validation),
-    )
+    arrays = {
+        "positions": x,
+        "forces": np.zeros_like(x),
+        "temperature_K": np.full(n_frames, temperature_K),
+        "replica": np.zeros(n_frames),
+        "frame": np.arange(n_frames),
+        "validation": np.full(n_frames, validation),
+    }
+    return in_memory("toy", topology_from_species(species), arrays)
 
 
 def dataset(*domains):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cgrefine import energy, neighbors, system
-from cgrefine.data.store import Domain
+from cgrefine.data.store import in_memory
 from cgrefine.energy import BondedTerm, NetworkTerm, SumOfTerms
 from tests.chains import random_chain, random_topology
 
@@ -41,14 +41,12 @@ def domain(n, n_frames, seed, noise=0.0, validation=()):
     forces = forces + noise * np.random.default_rng(seed).normal(size=forces.shape)
     held = np.zeros(n_frames, bool)
     held[list(validation)] = True
-    return Domain(
-        name=f"toy{n}",
-        topology=topology,
-        positions=chains,
-        forces=forces.astype(np.float32),
-        basic_forces=forces.astype(np.float32),
-        temperature_K=np.full(n_frames, 300.0, np.float32),
-        replica=held.astype(np.int32),
-        frame=np.arange(n_frames, dtype=np.int32),
-        validation=held,
-    )
+    arrays = {
+        "positions": chains,
+        "forces": forces,
+        "temperature_K": np.full(n_frames, 300.0),
+        "replica": held,
+        "frame": np.arange(n_frames),
+        "validation": held,
+    }
+    return in_memory(f"toy{n}", topology, arrays)

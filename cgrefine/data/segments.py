@@ -1,0 +1,154 @@
+"""Where frames come from, run-length encoded; and coordinates on a 0.01 Å grid as exact int16.
+
+A segment is a stretch of consecutive stored frames of one run, at a constant stride, in one part of the
+split, and with one origin. Millions of frames need a few numbers for each run.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+GRID_PER_A = 100
+"""XTC files, and so mdCATH, hold coordinates as multiples of 0.01 Å."""
+
+ULPS = 4
+"""Units in the last place of a float32 (2⁻²³ relative) that a coordinate may be off its grid point: it was
+divided in nm and multiplied in float32."""
+
+MAX_OFF_GRID = 0.05
+"""Never more than this part of the grid: beyond |x| of 1000 Å a float32 cannot tell grid from no grid."""
+
+_INT16_SPAN = 65535
+
+
+class Segments(NamedTuple):
+    """s stretches of frames. start, count (s,) int64: rows of the stored arrays; temperature_K (s,) float32.
+
+    replica (s,) int32; first, stride (s,) int64: frame k of a segment is frame first + k·stride of its run.
+    validation (s,) bool; origin (s, 3) int32: added to int16 coordinates, in 0.01 Å (0 for float32 ones).
+    """
+
+    start: np.ndarray
+    count: np.ndarray
+    temperature_K: np.ndarray
+    replica: np.ndarray
+    first: np.ndarray
+    stride: np.ndarray
+    validation: np.ndarray
+    origin: np.ndarray
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames."""
+        return int(self.start[-1] + self.count[-1]) if len(self.start) else 0
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """(f, ...) the value of each frame's segment. values: (s, ...)."""
+        return np.repeat(values, self.count, axis=0)
+
+    def source_frame(self) -> np.ndarray:
+        """(f,) int32: index of each frame in its run."""
+        within = np.arange(self.n_frames) - self.spread(self.start)
+        return (self.spread(self.first) + within * self.spread(self.stride)).astype(np.int32)
+
+
+def segments_of(
+    temperature_K: np.ndarray, replica: np.ndarray, frame: np.ndarray, validation: np.ndarray
+) -> Segments:
+    """Segments of per-frame arrays (f,): a new one where a run, a part or a stride ends."""
+    temperature_K, source = np.asarray(temperature_K, np.float32), np.asarray(frame, np.int64)
+    replica, validation = np.asarray(replica, np.int32), np.asarray(validation, bool)
+    f = len(source)
+    same = (np.diff(temperature_K) == 0) & (np.diff(replica) == 0) & (np.diff(validation) == 0)
+    step = np.diff(source)
+    same &= step > 0
+    # frame i goes on from i-1 when it is of the same run and, from the third frame on, at the same stride
+    steady = np.zeros(f, bool)
+    steady[2:] = same[1:] & same[:-1] & (step[1:] == step[:-1])
+    starts, i = [], 0
+    # the next frame that breaks the stride, from the right, so that long runs cost one step each
+    unsteady = np.append(np.flatnonzero(~steady), f)
+    while i < f:
+        starts.append(i)
+        if i + 1 < f and same[i]:
+            i = int(unsteady[np.searchsorted(unsteady, i + 2)]) if i + 2 < f else f
+        else:
+            i += 1
+    start = np.asarray(starts, np.int64)
+    count = np.diff(np.append(start, f))
+    second = np.minimum(start + 1, max(f - 1, 0))
+    stride = np.where(count > 1, source[second] - source[start], 1) if f else start
+    origin = np.zeros((len(start), 3), np.int32)
+    return Segments(
+        start, count, temperature_K[start], replica[start], source[start], stride, validation[start], origin
+    )
+
+
+def rows_of(segments: Segments) -> list[list[Any]]:
+    """JSON-able rows: start, count, temperature_K, replica, first, stride, validation, origin."""
+    columns = [column.tolist() for column in segments]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def from_rows(rows: Sequence[Sequence[Any]]) -> Segments:
+    """Inverse of `rows_of`. Raises ValueError when the rows do not follow each other from frame 0."""
+    dtypes = (np.int64, np.int64, np.float32, np.int32, np.int64, np.int64, bool, np.int32)
+    columns = zip(*rows, strict=True) if rows else [()] * 8
+    found = Segments(*(np.array(c, d) for c, d in zip(columns, dtypes, strict=True)))
+    ends = np.cumsum(found.count)
+    if found.count.min(initial=1) < 1 or not np.array_equal(ends - found.count, found.start):
+        raise ValueError("segments do not follow each other")
+    return found._replace(origin=found.origin.reshape(-1, 3))
+
+
+def off_grid(positions: np.ndarray) -> tuple[bool, float]:
+    """Whether float32 positions (any shape, Å) are on the 0.01 Å grid, and the largest deviation in Å.
+
+    On the grid means: off by at most ULPS units in the last place, and by MAX_OFF_GRID of the grid.
+    """
+    scaled = np.asarray(positions, np.float64) * GRID_PER_A
+    off = np.abs(scaled - np.rint(scaled))
+    allowed = np.minimum(ULPS * 2.0**-23 * np.abs(scaled), MAX_OFF_GRID)
+    return bool((off <= allowed).all()), float(off.max(initial=0.0)) / GRID_PER_A
+
+
+def on_grid(positions: np.ndarray) -> np.ndarray:
+    """The nearest grid point of each coordinate, in 0.01 Å, int64."""
+    return np.rint(np.asarray(positions, np.float64) * GRID_PER_A).astype(np.int64)
+
+
+def with_origins(segments: Segments, low: np.ndarray, high: np.ndarray) -> Segments | None:
+    """Segments cut where frames no longer fit int16 around one origin; None when a single frame does not.
+
+    low, high: (f, 3) int64, extrema of each frame in 0.01 Å. The origin is the middle of a segment.
+    """
+    if ((high - low) > _INT16_SPAN).any():
+        return None
+    pieces: list[tuple[int, int, int]] = []
+    for index, (start, count) in enumerate(
+        zip(segments.start.tolist(), segments.count.tolist(), strict=True)
+    ):
+        pieces += [(index, *piece) for piece in _fitting(low, high, start, start + count)]
+    of, start, stop = (np.asarray(column, np.int64) for column in zip(*pieces, strict=True))
+    middle = [(low[a:b].min(0) + high[a:b].max(0) + 1) // 2 for a, b in zip(start, stop, strict=True)]
+    cut = Segments(*(column[of] for column in segments))
+    return cut._replace(
+        start=start,
+        count=stop - start,
+        first=cut.first + (start - cut.start) * cut.stride,
+        origin=np.asarray(middle, np.int32),
+    )
+
+
+def _fitting(low: np.ndarray, high: np.ndarray, start: int, stop: int) -> list[tuple[int, int]]:
+    """Frames start to stop in the longest stretches whose extent fits int16, taken from the front."""
+    if ((high[start:stop].max(0) - low[start:stop].min(0)) <= _INT16_SPAN).all():
+        return [(start, stop)]
+    pieces, begin, bottom, top = [], start, low[start], high[start]
+    for i in range(start + 1, stop):
+        bottom, top = np.minimum(bottom, low[i]), np.maximum(top, high[i])
+        if ((top - bottom) > _INT16_SPAN).any():
+            pieces.append((begin, i))
+            begin, bottom, top = i, low[i], high[i]
+    return [*pieces, (begin, stop)]
