@@ -1,110 +1,101 @@
-"""`cgrefine inspect`: what raw files or a prepared data set hold."""
+"""`cgrefine inspect`: what raw files, a prepared data set or a stage folder hold, on the screen or as a page.
+
+Every kind of path is described by the same sections, so that both ways show the same numbers.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-
+from cgrefine.artifacts import read_json
+from cgrefine.cli import inspect_raw, inspect_store
 from cgrefine.cli.console import Console
-from cgrefine.data.mdcath import domain_names, expand, read_domain
-from cgrefine.data.source import RawDomain, first_valid_frame, frame_blocks, valid_frames
-from cgrefine.data.store import Dataset, open_dataset
-from cgrefine.data.topology import bonds_from_geometry, map_to_beads
-from cgrefine.residues import ONE_LETTER
-
-BLOCK_FRAMES = 64
-
-COLUMNS = ("domain", "residues", "atoms", "bonds", "runs", "frames", "bad", "breaks")
-STORE_COLUMNS = ("domain", "residues", "frames", "validation", "left out", "breaks")
+from cgrefine.config.schema import Config, Data
+from cgrefine.data.plan import sources
+from cgrefine.data.store import open_dataset
+from cgrefine.errors import InputError
+from cgrefine.report.page import Section, Table, write_page
 
 
-def inspect(paths: list[str], limit: float, console: Console) -> None:
-    """Show each path: a stage or data set folder by its summary, anything else as raw mdCATH files.
+class Options(NamedTuple):
+    """limit_A, stride: which frames are read, and which of them are bad. verify: compare all hashes.
 
-    limit: coordinate limit in Å, beyond which a frame counts as bad. Every frame is read and checked.
-    Raises InputError on anything that `prepare` would refuse.
+    html: page to write. estimate: a configuration with `model` and `train`, to measure a training step with.
     """
+
+    limit_A: float = 1.0e4
+    stride: int = 1
+    verify: bool = False
+    html: Path | None = None
+    estimate: Config | None = None
+
+
+def inspect(paths: Sequence[str], options: Options, console: Console) -> None:
+    """Show each path: a data set, a stage or run folder, or anything that data.raw may name.
+
+    Raises InputError on anything that `prepare` would refuse, and on a data set that is damaged.
+    """
+    found: list[Section] = []
     for entry in paths:
-        folder = Path(entry)
-        if (folder / "dataset.json").is_file():
-            _show_dataset(open_dataset(folder), console)
-        elif (folder / "prepare" / "dataset.json").is_file():
-            _show_dataset(open_dataset(folder / "prepare"), console)
-        else:
-            _show_raw(entry, limit, console)
+        found += _sections(Path(entry), entry, options, console)
+    _show(found, " ".join(paths), options.html, console)
 
 
-def _show_raw(entry: str, limit: float, console: Console) -> None:
-    rows, lines = [], []
-    named = [(path, name) for path in expand([entry]) for name in domain_names(path)]
-    for path, name in console.track(named, total=len(named), label="reading"):
-        domain = read_domain(path, name)
-        row, line = _describe(domain, limit)
-        rows.append(row)
-        lines.append((name, line))
-    console.table(entry, COLUMNS, rows)
-    for name, line in lines:
-        console.result(f"{name}: {line}")
+def inspect_data(data: Data, options: Options, console: Console) -> None:
+    """Show what a configuration's `data` names, trajectories in other formats included."""
+    found = inspect_raw.sections(sources(data), data.temperatures_K, options.limit_A, options.stride, console)
+    _show(found, "data of the configuration", options.html, console)
 
 
-def _describe(domain: RawDomain, limit: float) -> tuple[tuple[object, ...], str]:
-    """A table row, and a line with the sequence and where the frames come from."""
-    frame, _ = first_valid_frame(domain, domain.runs, limit, 1, BLOCK_FRAMES)
-    bonds = bonds_from_geometry(domain.atoms, frame) if domain.bonds is None else domain.bonds
-    mapping = map_to_beads(domain.atoms, bonds, frame)
-    bad = sum(
-        int((~valid_frames(block.coords, block.forces, limit)).sum())
-        for run in domain.runs
-        for block in frame_blocks(domain, run, 1, BLOCK_FRAMES)
-    )
-    row = (
-        domain.name,
-        mapping.topology.n_beads,
-        len(domain.atoms),
-        len(bonds),
-        len(domain.runs),
-        sum(run.n_frames for run in domain.runs),
-        bad,
-        len(mapping.breaks),
-    )
-    line = _line(
-        mapping.topology.species,
-        mapping.breaks,
-        [run.temperature_K for run in domain.runs],
-        [run.replica for run in domain.runs],
-    )
-    return row, f"{line}, bonds from {'geometry' if domain.bonds is None else 'psf'}"
+def _sections(path: Path, entry: str, options: Options, console: Console) -> list[Section]:
+    if (path / "dataset.json").is_file():
+        return _dataset(path, options, console) + _stage(path)
+    if (path / "metrics.json").is_file():
+        return _stage(path)
+    stages = sorted(folder.parent for folder in path.glob("*/metrics.json")) if path.is_dir() else []
+    stages = [folder for folder in stages if not folder.name.endswith(".previous")]
+    if stages:
+        prepared = [folder for folder in stages if (folder / "dataset.json").is_file()]
+        shown = [section for folder in prepared for section in _dataset(folder, options, console)]
+        return shown + [section for folder in stages for section in _stage(folder)]
+    found = sources(Data(raw=[entry]))
+    return inspect_raw.sections(found, None, options.limit_A, options.stride, console)
 
 
-def _show_dataset(dataset: Dataset, console: Console) -> None:
-    rows, lines = [], []
-    for domain, entry in zip(dataset.domains, dataset.index["domains"], strict=True):
-        line = _line(
-            domain.topology.species,
-            entry["breaks"],
-            domain.temperature_K.tolist(),
-            domain.replica.tolist(),
-        )
-        rows.append(
-            (
-                domain.name,
-                domain.topology.n_beads,
-                domain.n_frames,
-                int(domain.validation.sum()),
-                entry.get("frames_left_out", 0),
-                len(entry["breaks"]),
-            )
-        )
-        lines.append((domain.name, line))
-    console.table(str(dataset.folder), STORE_COLUMNS, rows)
-    for name, line in lines:
-        console.result(f"{name}: {line}")
+def _dataset(folder: Path, options: Options, console: Console) -> list[Section]:
+    dataset = open_dataset(folder)
+    if options.verify:
+        dataset.verify(lambda name: console.say(f"verify {name}"))
+    return inspect_store.sections(dataset, options.stride, options.verify, options.estimate, console)
 
 
-def _line(
-    species: np.ndarray, breaks: Sequence[int], temperatures_K: Sequence[float], replicas: Sequence[int]
-) -> str:
-    """One-letter sequence with a slash at each chain break, temperatures and replicas."""
-    sequence = "".join(("/" if i in breaks else "") + ONE_LETTER[s] for i, s in enumerate(species))
-    at = " ".join(f"{t:g}" for t in sorted(set(temperatures_K)))
-    return f"{sequence}; {at} K, replicas {' '.join(str(r) for r in sorted(set(replicas)))}"
+def _stage(folder: Path) -> list[Section]:
+    """Metrics and checks of a finished stage."""
+    summary = read_json(folder / "metrics.json")
+    try:
+        rows = [(name, *_metric(value)) for name, value in summary["metrics"].items()]
+        for name, check in summary["checks"].items():
+            verdict = "passed" if check["passed"] else "FAILED"
+            rows.append((f"check {name}", check["value"], f"limit {check['limit']:.4g}", verdict))
+        text = f"Version {summary['version']}, {summary['seconds']} s."
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / 'metrics.json'}: is no metrics file of a stage ({error})") from error
+    return [Section(f"Stage {folder}", text, Table(("metric", "value", "± or limit", "unit"), rows))]
+
+
+def _metric(value: object) -> tuple[object, object, object]:
+    if isinstance(value, dict):
+        return value["value"], value.get("stderr", ""), value.get("unit", "")
+    return value, "", ""
+
+
+def _show(found: Sequence[Section], title: str, html: Path | None, console: Console) -> None:
+    for section in found:
+        if section.table is not None:
+            console.table(section.heading, section.table.columns, section.table.rows)
+        for line in section.text.splitlines():
+            console.result(line)
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        write_page(html, f"inspect: {title}", found)
+        console.result(f"page: {html}")

@@ -146,8 +146,8 @@ def sample(
 
 
 @app.command(
-    epilog="Input: a CONFIG (its data.raw), or mdCATH HDF5 files, folders, globs, or a data set folder. "
-    "Output: a table. Example: cgrefine inspect configs/quickstart.yaml"
+    epilog="Input: a CONFIG (its data), raw files, folders or globs, a data set, a stage or run folder. "
+    "Output: tables, and a page with --html. Example: cgrefine inspect configs/quickstart.yaml"
 )
 def inspect(
     paths: Annotated[
@@ -157,19 +157,30 @@ def inspect(
     limit: Annotated[
         float, typer.Option("--coordinate-limit", help="Å; frames beyond it are counted as bad")
     ] = 1.0e4,
+    stride: Annotated[int, typer.Option("--stride", min=1, help="look at every n-th frame")] = 1,
+    verify: Annotated[bool, typer.Option("--verify", help="compare every hash of a data set")] = False,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="write a page")] = None,
+    estimate: Annotated[
+        Path | None,
+        typer.Option("--estimate", metavar="CONFIG", help="measure a training step of this config"),
+    ] = None,
 ) -> None:
-    """Show what raw files or a data set hold: residues, temperatures, frames, bad frames, chain breaks."""
+    """Show what raw files, a data set or a stage hold: residues, temperatures, forces, bad frames, costs."""
     from cgrefine.cli.console import Console
+    from cgrefine.cli.inspect import Options, inspect_data
     from cgrefine.cli.inspect import inspect as show
     from cgrefine.config import load_config
     from cgrefine.errors import InputError
 
-    if Path(paths[0]).suffix in (".yaml", ".yml"):
-        data = load_config(paths[0], overrides or ()).data
-        if data is None:
-            raise InputError("config: inspect needs the section `data`, which is not given")
-        paths, limit = data.raw, data.coordinate_limit_A
-    show(paths, limit, Console())
+    chosen = None if estimate is None else load_config(estimate, overrides or ())
+    options = Options(limit, stride, verify, html, chosen)
+    if Path(paths[0]).suffix not in (".yaml", ".yml"):
+        show(paths, options, Console())
+        return
+    data = load_config(paths[0], overrides or ()).data
+    if data is None:
+        raise InputError("config: inspect needs the section `data`, which is not given")
+    inspect_data(data, options._replace(limit_A=data.coordinate_limit_A), Console())
 
 
 def main() -> None:

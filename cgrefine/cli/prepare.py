@@ -1,206 +1,197 @@
-"""`cgrefine prepare`: raw all-atom MD to the coarse-grained data set, one domain at a time."""
+"""`cgrefine prepare`: raw all-atom MD to the coarse-grained data set, one task a protein.
 
+Every finished protein is whole in domains/<name>, with the hash of the work that it is the result of.
+A prepare that was killed, or that gets more files, takes up what is finished, in its own unfinished folder
+and in the data set that it replaces.
+"""
+
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
-
-from cgrefine.artifacts import Stage
+from cgrefine.artifacts import Stage, write_json
+from cgrefine.cli import prepare_report
 from cgrefine.cli.console import Console
+from cgrefine.cli.tasks import Failure, Run, pool
 from cgrefine.config.schema import Config, Data
-from cgrefine.data.aggregate import Aggregated, MeanSquares, aggregate
-from cgrefine.data.mdcath import domain_names, expand, read_domain
-from cgrefine.data.source import select_runs
-from cgrefine.data.splits import RunKey, validation_runs
-from cgrefine.data.store import write_domain, write_index
+from cgrefine.data import jobs
+from cgrefine.data.force_pooled import PooledMap
+from cgrefine.data.plan import Planned, refuse_doubles, sources, with_split
+from cgrefine.data.store import write_index
 from cgrefine.errors import InputError
-from cgrefine.report.page import Section, Table, figure, write_page
+from cgrefine.report.page import write_page
 
-CONDITION_LIMIT = 1e-10
-BOND_EDGES_A = np.linspace(2.6, 4.4, 91)
-
-
-class Planned(NamedTuple):
-    """A domain to be prepared: only its names, so that the plan of thousands of domains stays small."""
-
-    path: Path
-    name: str
-    runs: tuple[RunKey, ...]
+SHOWN_FAILURES = 20
 
 
-class Summary(NamedTuple):
-    """What the page and the metrics need of a finished domain. bonds: histogram on BOND_EDGES_A."""
+class Failures:
+    """Proteins that could not be prepared, with the reasons. The stage goes on without them."""
 
-    entry: dict[str, Any]
-    n_validation: int
-    in_sample: MeanSquares
-    held_out: MeanSquares
-    residuals: tuple[float, float]
-    bonds: np.ndarray
+    def __init__(self, console: Console) -> None:
+        self.found: list[dict[str, Any]] = []
+        self._console = console
+
+    def add(self, name: str, failure: Failure) -> None:
+        """Note it, and tell the first ones."""
+        self.found.append({"name": name, "reason": failure.reason, "wrong_input": failure.wrong_input})
+        if len(self.found) <= SHOWN_FAILURES:
+            self._console.result(f"left out: {name}: {failure.reason}")
 
 
 def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
-    """Read data.raw, write domains/<name>/*.npy, dataset.json and report.html, and record metrics.
+    """Write domains/<name>/, dataset.json, failures.json, report.html (pooled_map.json), and record metrics.
 
-    Memory is bounded by one domain. Raises InputError on any fault of the input but single bad frames.
+    Memory is bounded by one domain a worker. A protein that cannot be prepared is left out and listed;
+    raises InputError when none can, or when one side of the split has no frame.
     """
     data = config.data
     if data is None:
         raise InputError("config: prepare needs the section `data`, which is not given")
-    plan = plan_domains(data)
-    split = data.split
-    keys = [key for planned in plan for key in planned.runs]
-    flags = validation_runs(keys, split.by, split.validation_fraction, split.seed)
-    validation = dict(zip(keys, flags, strict=True))
-    summaries = []
-    for planned in console.track(plan, total=len(plan), label="prepare"):
-        domain = read_domain(planned.path, planned.name)
-        held = [validation[key] for key in planned.runs]
-        result = aggregate(domain, select_runs(domain, data.temperatures_K), held, data, config.force_map)
-        entry = write_domain(
-            stage.path, planned.name, result.mapping.topology, result.arrays, _facts(planned, result)
-        )
-        summaries.append(_summary(entry, result))
-    n_validation = sum(s.n_validation for s in summaries)
-    n_frames = sum(s.entry["n_frames"] for s in summaries)
-    if n_validation in (0, n_frames):
-        raise InputError(
-            f"data.split by {split.by}: {n_validation} of {n_frames} valid frames are for validation; "
-            "both parts need some: change data.split or replace the damaged runs"
-        )
-    write_index(
-        stage.path,
-        [s.entry for s in summaries],
-        {"split": split.model_dump(), "force_map": config.force_map.model_dump()},
-    )
-    _record(stage, summaries)
-    write_page(stage.path / "report.html", "prepare: coarse-grained data set", _sections(stage, summaries))
+    _keep_only_pieces(stage.path)
+    found = sources(data)
+    failures = Failures(console)
+    with pool(config.cluster, len(found)) as run:
+        plan = with_split(_surveyed(run, found, data, failures, console), data.split)
+        pooled = _pooled_map(run, stage.path, plan, config, failures, console)
+        entries = _mapped(run, stage.path, root / stage.name, plan, pooled, config, failures, console)
+        noise = _noise(run, plan, pooled, config, failures)
+    _remove_strangers(stage.path, {entry["name"] for entry in entries})
+    write_json(stage.path / "failures.json", {"failed": failures.found})
+    _refuse_one_sided(entries, data)
+    facts = {"split": data.split.model_dump(), "force_map": config.force_map.model_dump()}
+    write_index(stage.path, entries, facts)
+    write_json(stage.path / "noise.json", noise)
+    prepare_report.record(stage.record, entries, noise, len(failures.found))
+    sections = prepare_report.sections(entries, noise, failures.found, data, config.force_map)
+    write_page(stage.path / "report.html", "prepare: coarse-grained data set", sections)
+    shutil.rmtree(stage.path / jobs.SUMS, ignore_errors=True)
 
 
-def plan_domains(data: Data) -> list[Planned]:
-    """All domains of data.raw with their runs at the chosen temperatures.
-
-    Raises InputError on files that cannot be read and on a domain that occurs twice.
-    """
-    plan: dict[str, Planned] = {}
-    for path in expand(data.raw):
-        for name in domain_names(path):
-            if name in plan:
-                raise InputError(
-                    f"data.raw: domain {name} is in {plan[name].path} and in {path}; give it once"
-                )
-            runs = select_runs(read_domain(path, name), data.temperatures_K)
-            plan[name] = Planned(path, name, tuple(RunKey(name, r.temperature_K, r.replica) for r in runs))
-    return list(plan.values())
+def _surveyed(
+    run: Run, found: Sequence[Any], data: Data, failures: Failures, console: Console
+) -> list[Planned]:
+    """Every molecule that can be read, in the order of the configuration."""
+    work = [jobs.SurveyJob(source, data.temperatures_K) for source in found]
+    results = _collected(run, jobs.survey, work, [s.name for s in found], failures, console, "survey")
+    plan = [planned for _, several in results for planned in several]
+    refuse_doubles(plan)
+    return plan
 
 
-def _facts(planned: Planned, result: Aggregated) -> dict[str, Any]:
-    return {
-        "source": planned.path.name,
-        "n_atoms": result.n_atoms,
-        "frames_left_out": result.left_out,
-        "temperatures_K": sorted({key.temperature_K for key in planned.runs}),
-        "replicas": sorted({key.replica for key in planned.runs}),
-        "force_mean_square": {
-            "in_sample": result.in_sample._asdict(),
-            "held_out": result.held_out._asdict(),
-        },
-    }
+def _pooled_map(
+    run: Run,
+    folder: Path,
+    plan: Sequence[Planned],
+    config: Config,
+    failures: Failures,
+    console: Console,
+) -> PooledMap | None:
+    """The pooled map: none, read from a file, or fitted on training domains and written for others."""
+    options, data = config.force_map, config.data
+    assert data is not None
+    if options.kind != "pooled":
+        return None
+    if options.pooled_map is not None:
+        fitted = PooledMap.load(Path(options.pooled_map).expanduser())
+    else:
+        chosen = [planned for planned in plan if planned.in_training][: options.pooled_domains]
+        work = [jobs.SumsJob(planned, folder, data, options) for planned in chosen]
+        names = [planned.name for planned in chosen]
+        results = _collected(run, jobs.pooled_sums, work, names, failures, console, "pooled map")
+        fitted = jobs.pooled_fit([path for _, path in results], options.ridge)
+    fitted.save(folder / "pooled_map.json")
+    return fitted
 
 
-def _summary(entry: dict[str, Any], result: Aggregated) -> Summary:
-    i, j = result.mapping.topology.bonds.T
-    positions = result.arrays["positions"]
-    lengths = np.linalg.norm(positions[:, j] - positions[:, i], axis=-1)
-    return Summary(
-        entry=entry,
-        n_validation=int(result.arrays["validation"].sum()),
-        in_sample=result.in_sample,
-        held_out=result.held_out,
-        residuals=(result.identity_residual, result.constraint_residual),
-        bonds=np.histogram(lengths, BOND_EDGES_A)[0],
-    )
+def _mapped(
+    run: Run,
+    folder: Path,
+    before: Path,
+    plan: Sequence[Planned],
+    pooled: PooledMap | None,
+    config: Config,
+    failures: Failures,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """The entry of every prepared protein, in the order of the plan."""
+    assert config.data is not None
+    lost = {failed["name"] for failed in failures.found}
+    rest = [planned for planned in plan if planned.name not in lost]
+    work = [
+        jobs.MapJob(planned, folder, before, config.data, config.force_map, config.store, pooled)
+        for planned in rest
+    ]
+    names = [planned.name for planned in rest]
+    results = _collected(run, jobs.map_domain, work, names, failures, console, "prepare")
+    return [entry for _, entry in results]
 
 
-def pooled(parts: list[tuple[MeanSquares, int]]) -> MeanSquares:
-    """Mean squares over all beads of all domains. parts: (of one domain, its number of beads)."""
-    weights = np.asarray([part.n_frames * beads for part, beads in parts], dtype=np.float64)
-    if not weights.any():
-        return MeanSquares(0.0, 0.0, 0)
-    basic = np.average([part.basic for part, _ in parts], weights=weights)
-    optimal = np.average([part.optimal for part, _ in parts], weights=weights)
-    return MeanSquares(float(basic), float(optimal), sum(part.n_frames for part, _ in parts))
-
-
-def _record(stage: Stage, summaries: list[Summary]) -> None:
-    """Metrics and checks. force_map_ratio is on held-out frames where there are some, else in-sample."""
-    record = stage.record
-    entries = [s.entry for s in summaries]
-    inside = pooled([(s.in_sample, s.entry["n_beads"]) for s in summaries])
-    outside = pooled([(s.held_out, s.entry["n_beads"]) for s in summaries])
-    judged = outside if outside.n_frames else inside
-    record.metric("frames", sum(e["n_frames"] for e in entries))
-    record.metric("domains", len(entries))
-    record.metric("force_map_ratio", judged.optimal / judged.basic)
-    record.metric("force_map_ratio_in_sample", inside.optimal / inside.basic)
-    record.metric("force_map_held_out_frames", outside.n_frames)
-    record.metric("force_mean_square_basic", judged.basic, unit="(kcal/mol/Å)²")
-    record.metric("force_mean_square_optimal", judged.optimal, unit="(kcal/mol/Å)²")
-    record.metric("frames_validation", sum(s.n_validation for s in summaries))
-    record.metric("frames_left_out", sum(e["frames_left_out"] for e in entries))
-    record.metric("beads", sum(e["n_beads"] for e in entries))
-    identity, constraint = (max(s.residuals[k] for s in summaries) for k in (0, 1))
-    record.check("force_map_identity", identity <= CONDITION_LIMIT, identity, CONDITION_LIMIT)
-    record.check("force_map_constraints", constraint <= CONDITION_LIMIT, constraint, CONDITION_LIMIT)
-
-
-def _sections(stage: Stage, summaries: list[Summary]) -> list[Section]:
-    rows = []
-    for s in summaries:
-        judged = s.held_out if s.held_out.n_frames else s.in_sample
-        rows.append(
-            (
-                s.entry["name"],
-                s.entry["n_beads"],
-                s.entry["n_atoms"],
-                s.entry["n_frames"],
-                s.n_validation,
-                s.entry["frames_left_out"],
-                len(s.entry["breaks"]),
-                judged.basic,
-                judged.optimal,
-                judged.optimal / judged.basic,
-                "held out" if s.held_out.n_frames else "in-sample",
-            )
-        )
-    columns = (
-        "domain", "residues", "atoms", "frames", "validation", "left out", "breaks",
-        "basic ⟨F²⟩", "mapped ⟨F²⟩", "ratio", "measured",
-    )  # fmt: skip
-    ratio = stage.record.metrics["force_map_ratio"]
-    text = (
-        f"Mean square force per component, (kcal/mol/Å)²: the basic map sums the forces on each Cα and its "
-        f"hydrogens, the optimal map has the least noise among the valid ones. Pooled ratio {ratio:.4f}. "
-        "In-sample values are smaller than true by about the share (free groups)/(3 · frames)."
-    )
+def _noise(
+    run: Run,
+    plan: Sequence[Planned],
+    pooled: PooledMap | None,
+    config: Config,
+    failures: Failures,
+) -> list[dict[str, Any]]:
+    """All maps compared on the smallest training proteins of at least two runs: see `force_noise`."""
+    data, options = config.data, config.force_map
+    assert data is not None
+    lost = {failed["name"] for failed in failures.found}
+    able = [p for p in plan if p.name not in lost and sum(first > 0 for first in p.held_from) > 1]
+    chosen = sorted(able, key=lambda p: (p.n_atoms, p.name))[: options.noise_report_domains]
+    work = [jobs.NoiseJob(planned, data, options, pooled) for planned in chosen]
+    names = [planned.name for planned in chosen]
+    found = [(names[index], result) for index, result in sorted(run(jobs.noise, work))]
     return [
-        Section("Domains", text, Table(columns, rows)),
-        Section("Forces and bonds", figures=(figure(_figure(summaries)),)),
+        {"name": name, "failed": result.reason} if isinstance(result, Failure) else {"name": name, **result}
+        for name, result in found
     ]
 
 
-def _figure(summaries: list[Summary]) -> Figure:
-    """Left: mean square force by both maps, a point a domain. Right: Cα-Cα distances of bonded residues."""
-    judged = [s.held_out if s.held_out.n_frames else s.in_sample for s in summaries]
-    fig = Figure(figsize=(9, 3.8), layout="constrained")
-    left, right = fig.subplots(1, 2)
-    left.plot([m.basic for m in judged], [m.optimal for m in judged], "o", alpha=0.7)
-    top = 1.1 * max(m.basic for m in judged)
-    left.plot([0, top], [0, top], color="0.6", lw=1, label="no gain")
-    left.set(xlim=(0, top), ylim=(0, top), xlabel="basic map ⟨F²⟩, (kcal/mol/Å)²", ylabel="mapped ⟨F²⟩")
-    left.legend(frameon=False)
-    counts = np.sum([s.bonds for s in summaries], axis=0)
-    right.stairs(counts, BOND_EDGES_A, fill=True, alpha=0.7)
-    right.set(xlabel="Cα-Cα distance of bonded residues, Å", ylabel="count")
-    return fig
+def _collected(
+    run: Run,
+    function: Any,
+    work: Sequence[Any],
+    names: Sequence[str],
+    failures: Failures,
+    console: Console,
+    label: str,
+) -> list[tuple[str, Any]]:
+    """(name, result) of the tasks that succeeded, in order. Raises InputError when none of them did."""
+    results: dict[int, Any] = {}
+    for index, result in console.track(run(function, work), total=len(work), label=label):
+        if isinstance(result, Failure):
+            failures.add(names[index], result)
+        else:
+            results[index] = result
+    if work and not results:
+        first = failures.found[-len(work)]
+        more = f" (and {len(work) - 1} more, all failed)" if len(work) > 1 else ""
+        raise InputError(f"{label}: {first['reason']}{more}")
+    return [(names[index], results[index]) for index in sorted(results)]
+
+
+def _keep_only_pieces(folder: Path) -> None:
+    """Of an unfinished prepare only finished proteins and sums are of use: they say what they are."""
+    for path in folder.iterdir():
+        if path.name in ("domains", jobs.SUMS):
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _remove_strangers(folder: Path, names: set[str]) -> None:
+    """Proteins in the unfinished folder that are no longer in the plan, and pieces of killed tasks."""
+    for path in (folder / "domains").iterdir():
+        if path.name not in names:
+            shutil.rmtree(path)
+
+
+def _refuse_one_sided(entries: Sequence[dict[str, Any]], data: Data) -> None:
+    total = sum(entry["n_frames"] for entry in entries)
+    held = sum(entry["frames_validation"] for entry in entries)
+    if held in (0, total):
+        raise InputError(
+            f"data.split by {data.split.by}: {held} of {total} valid frames are for validation; both parts "
+            "need some: change data.split or replace the damaged runs"
+        )

@@ -27,7 +27,7 @@ class Spec:
 
 
 CHAIN = (
-    Spec("prepare", ("data", "force_map"), (), ("frames", "domains", "force_map_ratio")),
+    Spec("prepare", ("data", "force_map", "store"), (), ("frames", "domains", "force_map_ratio")),
     Spec("priors", ("priors",), ("prepare",), ("stable_fraction", "helix_mirror_gap_kT")),
     Spec("train", ("model", "train"), ("prepare", "priors"), ("val_force_mse", "seconds_per_step")),
     Spec("evaluate", (), ("prepare", "train"), ("force_rmse_kcal_mol_A", "explained_variance")),
@@ -40,6 +40,9 @@ CHAIN = (
     ),
 )
 BY_NAME = {spec.name: spec for spec in CHAIN}
+RESUMED = frozenset({"prepare"})
+"""Stages that take up their own unfinished folder: each piece in it says what work it is the result of."""
+
 EXTRA_SECTIONS = {"observe": ("sim",), "audit": ("sim",), "lammps": ("sim",)}
 """Sections that a stage reads besides its own; they reach its fingerprint through the stage it needs."""
 
@@ -69,7 +72,9 @@ def run_stage(
         console.say(f"{name} …")
         build = importlib.import_module(f"cgrefine.cli.{name}").build
         seed = _seed(config, name)
-        with artifacts.stage_folder(root, name, config, fingerprint, inputs, seed, _device()) as stage:
+        with artifacts.stage_folder(
+            root, name, config, fingerprint, inputs, seed, _device(), resume=name in RESUMED
+        ) as stage:
             build(stage, config, root, console)
         ran = True
     if strict:
@@ -141,11 +146,15 @@ def _fingerprint_of_folder(root: Path, need: str, name: str) -> str:
 
 
 def _raw_hashes(config: Config) -> dict[str, str]:
-    from cgrefine.data.mdcath import expand
+    """Hashes of the raw files; one that is not there is a failure of its protein, told by the stage."""
+    from cgrefine.data.plan import sources
 
     assert config.data is not None
-    paths = expand(config.data.raw)
-    return {f"{i}:{path.name}": artifacts.file_hash(path) for i, path in enumerate(paths)}
+    paths = [path for source in sources(config.data) for path in source.files]
+    listed = config.data.split.cath_list
+    paths += [] if listed is None else [Path(listed).expanduser()]
+    hashes = (artifacts.file_hash(path) if path.is_file() else "missing" for path in paths)
+    return {f"{i}:{path.name}": digest for i, (path, digest) in enumerate(zip(paths, hashes, strict=True))}
 
 
 def _plain(section: Any) -> Any:

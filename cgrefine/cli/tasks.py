@@ -16,6 +16,8 @@ from cgrefine.errors import InputError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+CONNECT_TIMEOUT_S = 30
+
 START_TIMEOUT_S = 600
 """How long the first worker may take to come: jobs wait in queues, but not for ever."""
 
@@ -111,15 +113,16 @@ def _cluster(cluster: Cluster, most: int) -> Iterator[Any]:
     if cluster.kind == "scheduler":
         yield cluster.address
         return
-    started = _local(cluster, most) if cluster.kind == "local" else slurm(cluster, most)
-    with started:
+    with _local(cluster, most) if cluster.kind == "local" else slurm(cluster) as started:
+        if cluster.kind == "slurm":
+            started.scale(jobs=max(1, min(cluster.workers or 1, most)))
         yield started
 
 
 @contextmanager
 def _connected(client: Any, address: Any) -> Iterator[Any]:
     try:
-        opened = client(address, timeout="30s")
+        opened = client(address, timeout=CONNECT_TIMEOUT_S)
     except (OSError, ValueError) as error:
         raise InputError(
             f"cluster.address = {address!r}: no dask scheduler answers there ({error}); start one by "
@@ -142,8 +145,8 @@ def _local(cluster: Cluster, most: int) -> Any:
     )
 
 
-def slurm(cluster: Cluster, most: int) -> Any:
-    """Slurm jobs by dask-jobqueue, submitted at once. Raises InputError when the extra is not installed."""
+def slurm(cluster: Cluster) -> Any:
+    """A dask-jobqueue cluster without jobs yet: `scale` submits them. Raises InputError without the extra."""
     try:
         from dask_jobqueue import SLURMCluster
     except ModuleNotFoundError as error:
@@ -151,7 +154,7 @@ def slurm(cluster: Cluster, most: int) -> Any:
             'cluster.kind = slurm needs dask-jobqueue, which is not installed: pip install "cgrefine[slurm]"'
         ) from error
     facts = cluster.slurm
-    started = SLURMCluster(
+    return SLURMCluster(
         queue=facts.queue,
         account=facts.account,
         cores=facts.cores,
@@ -160,8 +163,6 @@ def slurm(cluster: Cluster, most: int) -> Any:
         walltime=facts.walltime,
         job_extra_directives=facts.extra,
     )
-    started.scale(jobs=max(1, min(cluster.workers or 1, most)))
-    return started
 
 
 def _wait_for_a_worker(client: Any, cluster: Cluster) -> None:

@@ -1,16 +1,25 @@
-"""One all-atom domain to its coarse-grained frames: Cα positions, and forces by both maps, in two passes."""
+"""One all-atom molecule to its coarse-grained frames: Cα positions, and forces by the map that is asked for.
 
-from collections.abc import Iterator, Sequence
+The frames are read block by block, once to fit a map that belongs to this molecule (optimal, windowed) and
+once to apply it; a pooled or basic map needs one reading.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cgrefine.config.schema import Data, ForceMap
-from cgrefine.data import force_map
-from cgrefine.data.source import Block, RawDomain, Run, first_valid_frame, frame_blocks, valid_frames
-from cgrefine.data.topology import BeadMapping, bonds_from_geometry, constraint_groups, map_to_beads
+from cgrefine.data import force_map, force_noise, force_pooled
+from cgrefine.data.force_pooled import PooledMap
+from cgrefine.data.maps import Mapper, Maps, dense_states, maps_of
+from cgrefine.data.molecule import Molecule, bond_lengths, cis_bonds, prepared, valid_blocks
+from cgrefine.data.source import RawDomain, Run
+from cgrefine.data.topology import BeadMapping
 from cgrefine.errors import InputError
+
+BOND_EDGES_A = np.linspace(2.6, 4.4, 91)
 
 
 class MeanSquares(NamedTuple):
@@ -23,10 +32,11 @@ class MeanSquares(NamedTuple):
 
 @dataclass(frozen=True)
 class Aggregated:
-    """Coarse frames of one domain. arrays: those of store.ARRAYS. left_out: invalid frames, counted.
+    """Coarse frames of one molecule. arrays: those of store.write_domain. left_out: invalid frames, counted.
 
-    in_sample, held_out: forces on the frames that the map was fitted on, and on the others.
+    in_sample, held_out: forces on the frames that their map was fitted on, and on the others.
     identity_residual, constraint_residual: conditions (a), (b) of `force_map`, largest violation.
+    cis_bonds: beads b whose bond b-1 → b is cis. bond_histogram: of bonded Cα-Cα distances on BOND_EDGES_A.
     """
 
     mapping: BeadMapping
@@ -38,107 +48,144 @@ class Aggregated:
     held_out: MeanSquares
     identity_residual: float
     constraint_residual: float
+    cis_bonds: list[int]
+    bond_histogram: np.ndarray
 
 
 def aggregate(
-    domain: RawDomain, runs: Sequence[Run], validation: Sequence[bool], data: Data, options: ForceMap
+    domain: RawDomain,
+    runs: Sequence[Run],
+    held_from: Sequence[int],
+    data: Data,
+    options: ForceMap,
+    pooled: PooledMap | None = None,
 ) -> Aggregated:
-    """Map the valid frames of `runs` to beads; validation: for each run, whether it is held out.
+    """Map the valid frames of `runs` to beads. held_from: for each run, its first validation frame.
 
-    The optimal map is fitted on the training runs of this domain, weighting each frame by 1/T, so that
-    validation forces are untouched by the fit. A domain whose runs are all held out (a split by domain)
-    is fitted on its own frames, since the map belongs to one protein: those forces are in-sample, and
-    smaller than true by about the share (free groups)/(3 · frames).
-    Raises InputError on units, residues, or no valid frame to fit on.
+    A map that belongs to the molecule is fitted on training frames only, each weighted by 1/T; when all
+    frames are held out (a split by domain), on them. With options.cross_fit the forces of a replica come from
+    the other replicas' fit (of a run, where there is one replica), and are unbiased; without, fitted frames
+    lose a share (coefficients)/(3 · frames) of everything. Raises InputError on units, residues, no valid
+    frame, or too few runs to cross-fit.
     """
-    frame, _ = first_valid_frame(domain, runs, data.coordinate_limit_A, data.stride, options.block_frames)
-    bonds = bonds_from_geometry(domain.atoms, frame) if domain.bonds is None else domain.bonds
-    mapping = map_to_beads(domain.atoms, bonds, frame)
-    groups = constraint_groups(domain.atoms, bonds)
-    fitted = [not held for held in validation] if not all(validation) else [True] * len(runs)
-    basic = force_map.basic_map(groups, mapping.ca)
-    weights = basic
-    if options.kind != "basic":
-        fit_runs = [run for run, use in zip(runs, fitted, strict=True) if use]
-        weights = _fit(domain, fit_runs, groups, mapping, data, options)
-    arrays, left_out = _mapped(domain, runs, validation, mapping, (weights, basic), data, options)
-    fit_runs_of_frame = {(r.temperature_K, r.replica): use for r, use in zip(runs, fitted, strict=True)}
-    keys = zip(arrays["temperature_K"].tolist(), arrays["replica"].tolist(), strict=True)
-    used = np.asarray([fit_runs_of_frame[key] for key in keys], dtype=bool)
+    molecule = prepared(domain, runs, held_from, data, options)
+    try:
+        maps = maps_of(molecule, pooled)
+    except ValueError as error:
+        raise InputError(f"{domain.source}: {error}") from error
+    return _mapped(molecule, maps)
+
+
+def noise_report(
+    domain: RawDomain,
+    runs: Sequence[Run],
+    held_from: Sequence[int],
+    data: Data,
+    options: ForceMap,
+    pooled: PooledMap | None,
+) -> dict[str, Any]:
+    """{"maps": {map: numbers of `force_noise`}} on the folds of the molecule: one reading, dense matrices."""
+    molecule = prepared(domain, runs, held_from, data, options)
+    states = dense_states(molecule)
+    local = None
+    if pooled is not None:
+        local = force_pooled.instantiate(pooled, domain.atoms, molecule.mapping, molecule.groups)
+    try:
+        rows = force_noise.noise_report(
+            states,
+            molecule.groups,
+            molecule.mapping.ca,
+            domain.atoms.residue,
+            options.ridge,
+            options.window,
+            local,
+        )
+    except ValueError as error:
+        raise InputError(f"{domain.source}: {error}") from error
+    return {"maps": {row.name: row._asdict() for row in rows}}
+
+
+class _Squares:
+    """Sums of squares of basic and mapped forces over the frames of one kind."""
+
+    def __init__(self) -> None:
+        self.basic, self.mapped, self.n_frames, self.n = 0.0, 0.0, 0, 0
+
+    def add(self, basic: np.ndarray, mapped: np.ndarray) -> None:
+        self.basic += float(np.einsum("fbc,fbc->", basic, basic, dtype=np.float64))
+        self.mapped += float(np.einsum("fbc,fbc->", mapped, mapped, dtype=np.float64))
+        self.n_frames, self.n = self.n_frames + len(mapped), self.n + mapped.size
+
+    def mean(self) -> MeanSquares:
+        if not self.n:
+            return MeanSquares(0.0, 0.0, 0)
+        return MeanSquares(self.basic / self.n, self.mapped / self.n, self.n_frames)
+
+
+def _mapped(molecule: Molecule, maps: Maps) -> Aggregated:
+    """The second reading: every valid frame, written into arrays of the largest size it can need."""
+    data, options = molecule.data, molecule.options
+    topology, ca = molecule.mapping.topology, molecule.mapping.ca
+    room = sum(-(-run.n_frames // data.stride) for run in molecule.runs)
+    arrays = {
+        "positions": np.empty((room, topology.n_beads, 3), np.float32),
+        "forces": np.empty((room, topology.n_beads, 3), np.float32),
+        "temperature_K": np.empty(room, np.float32),
+        "replica": np.empty(room, np.int32),
+        "frame": np.empty(room, np.int32),
+        "validation": np.empty(room, bool),
+    }
+    basic = _basic(molecule)
+    squares = {True: _Squares(), False: _Squares()}
+    n, left_out = 0, 0
+    for run, until, held, fitted in zip(
+        molecule.runs, molecule.fit_until, molecule.held_from, maps.fitted, strict=True
+    ):
+        for block, bad in valid_blocks(molecule, run):
+            left_out += bad
+            rows = slice(n, n + len(block.frame))
+            n = rows.stop
+            positions = block.coords[:, ca]
+            below = int(np.searchsorted(block.frame, until))
+            for part, mapper, seen in (
+                (slice(0, below), fitted, maps.in_sample),
+                (slice(below, None), maps.rest, False),
+            ):
+                if not len(block.frame[part]):
+                    continue
+                forces = mapper(block.forces[part])
+                if options.zero_net_force:
+                    forces = force_map.remove_net_force_and_torque(positions[part], forces)
+                arrays["forces"][rows][part] = forces
+                squares[seen].add(basic(block.forces[part]), forces)
+            arrays["positions"][rows] = positions
+            arrays["temperature_K"][rows] = run.temperature_K
+            arrays["replica"][rows] = run.replica
+            arrays["frame"][rows] = block.frame
+            arrays["validation"][rows] = block.frame >= held
+    arrays = {key: values[:n] for key, values in arrays.items()}
+    lengths = bond_lengths(molecule.mapping, arrays["positions"])
     return Aggregated(
-        mapping=mapping,
+        mapping=molecule.mapping,
         arrays=arrays,
-        n_atoms=len(domain.atoms),
-        n_groups=int(groups.max()) + 1,
+        n_atoms=len(molecule.domain.atoms),
+        n_groups=int(molecule.groups.max()) + 1,
         left_out=left_out,
-        in_sample=_mean_squares(arrays, used),
-        held_out=_mean_squares(arrays, ~used),
-        identity_residual=force_map.identity_residual(weights, mapping.ca),
-        constraint_residual=force_map.constraint_residual(weights, groups),
+        in_sample=squares[True].mean(),
+        held_out=squares[False].mean(),
+        identity_residual=maps.residuals[0],
+        constraint_residual=maps.residuals[1],
+        cis_bonds=cis_bonds(molecule.mapping, lengths),
+        bond_histogram=np.histogram(lengths, BOND_EDGES_A)[0],
     )
 
 
-def _valid_blocks(domain: RawDomain, run: Run, data: Data, options: ForceMap) -> Iterator[tuple[Block, int]]:
-    """Blocks of valid frames, each with the number of frames left out of it."""
-    for block in frame_blocks(domain, run, data.stride, options.block_frames):
-        good = valid_frames(block.coords, block.forces, data.coordinate_limit_A)
-        yield Block(*(values[good] for values in block)), int((~good).sum())
-
-
-def _fit(
-    domain: RawDomain,
-    runs: Sequence[Run],
-    groups: np.ndarray,
-    mapping: BeadMapping,
-    data: Data,
-    options: ForceMap,
-) -> np.ndarray:
-    state = force_map.gram_init(int(groups.max()) + 1)
-    for run in runs:
-        for block, _ in _valid_blocks(domain, run, data, options):
-            weight = np.full(len(block.frame), 1.0 / run.temperature_K)
-            state = force_map.gram_step(state, force_map.group_forces(block.forces, groups), weight)
-    if state.weight == 0.0:
-        raise InputError(
-            f"{domain.source}: no valid frame in the {len(runs)} training runs to fit the map on"
-        )
-    try:
-        return force_map.optimal_map(state, groups, mapping.ca, options.ridge)
-    except ValueError as error:
-        raise InputError(f"{domain.source}: {error}") from error
-
-
-def _mapped(
-    domain: RawDomain,
-    runs: Sequence[Run],
-    validation: Sequence[bool],
-    mapping: BeadMapping,
-    maps: tuple[np.ndarray, np.ndarray],
-    data: Data,
-    options: ForceMap,
-) -> tuple[dict[str, np.ndarray], int]:
-    parts: dict[str, list[np.ndarray]] = {}
-    left_out = 0
-    for run, held in zip(runs, validation, strict=True):
-        for block, bad in _valid_blocks(domain, run, data, options):
-            n = len(block.frame)
-            left_out += bad
-            mapped = {
-                "positions": block.coords[:, mapping.ca].astype(np.float32),
-                "forces": force_map.apply(maps[0], block.forces).astype(np.float32),
-                "basic_forces": force_map.apply(maps[1], block.forces).astype(np.float32),
-                "temperature_K": np.full(n, run.temperature_K, np.float32),
-                "replica": np.full(n, run.replica, np.int32),
-                "frame": block.frame.astype(np.int32),
-                "validation": np.full(n, held),
-            }
-            for key, values in mapped.items():
-                parts.setdefault(key, []).append(values)
-    return {key: np.concatenate(values) for key, values in parts.items()}, left_out
-
-
-def _mean_squares(arrays: dict[str, np.ndarray], used: np.ndarray) -> MeanSquares:
-    if not used.any():
-        return MeanSquares(0.0, 0.0, 0)
-    basic, optimal = (force_map.mean_square(arrays[key][used]) for key in ("basic_forces", "forces"))
-    return MeanSquares(basic, optimal, int(used.sum()))
+def _basic(molecule: Molecule) -> Mapper:
+    """The basic map: forces on each Cα and what is rigidly bonded to it, by a gather of those atoms alone."""
+    own = molecule.groups[molecule.mapping.ca]
+    atoms = np.flatnonzero(np.isin(molecule.groups, own))
+    bead_of_group = {int(group): bead for bead, group in enumerate(own)}
+    bead = np.asarray([bead_of_group[int(group)] for group in molecule.groups[atoms]])
+    order = np.argsort(bead, kind="stable")
+    chosen, starts = atoms[order], np.searchsorted(bead[order], np.arange(len(own)))
+    return lambda forces: np.add.reduceat(forces[:, chosen], starts, axis=1)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from cgrefine.artifacts import file_hash
 from cgrefine.config.schema import Data, Split, Trajectory
 from cgrefine.data import cath, mdcath, trajectories
 from cgrefine.data.source import RawDomain, select_runs
@@ -22,15 +23,25 @@ class Source(NamedTuple):
         """For messages: the file, or the molecule's name in data.trajectories."""
         return str(self.path) if self.trajectory is None else self.trajectory.name
 
+    @property
+    def files(self) -> list[Path]:
+        """Every file it is to be read from, there or not."""
+        if self.trajectory is None:
+            return [] if self.path is None else [self.path]
+        named = [self.trajectory.topology, *(file.path for file in self.trajectory.files)]
+        return [Path(name).expanduser() for name in named if name is not None]
+
 
 class Planned(NamedTuple):
     """A molecule to be prepared: names and numbers only, so that the plan of thousands of them stays small.
 
-    held_from: the first validation frame of each of `runs`; empty before the split.
+    digest: identity of the files it comes from. held_from: the first validation frame of each of `runs`;
+    empty before the split.
     """
 
     source: Source
     name: str
+    digest: str
     n_atoms: int
     runs: tuple[RunKey, ...]
     held_from: tuple[int, ...] = ()
@@ -47,31 +58,21 @@ def sources(data: Data) -> list[Source]:
     return files + [Source(None, trajectory) for trajectory in data.trajectories]
 
 
-def input_files(data: Data) -> list[Path]:
-    """Every file that the data set depends on. Raises InputError on one that is not there."""
-    paths = list(mdcath.expand(data.raw)) if data.raw else []
-    for trajectory in data.trajectories:
-        named = [trajectory.topology, *(file.path for file in trajectory.files)]
-        paths += [Path(name).expanduser() for name in named if name is not None]
-    if data.split.cath_list is not None:
-        paths.append(Path(data.split.cath_list).expanduser())
-    for path in paths:
-        if not path.is_file():
-            raise InputError(f"data: {path}: no such file")
-    return paths
-
-
 def survey(source: Source, temperatures_K: Sequence[float] | None) -> list[Planned]:
     """The molecules of a source with their runs at the chosen temperatures.
 
     Raises InputError on a source that cannot be read, or has none of the temperatures.
     """
     found = []
+    for path in source.files:
+        if not path.is_file():
+            raise InputError(f"data: {path}: no such file")
+    digest = ",".join(file_hash(path) for path in source.files)
     for name in _names(source):
         domain = _read(source, name)
         runs = select_runs(domain, temperatures_K)
         keys = tuple(RunKey(name, run.temperature_K, run.replica, run.n_frames) for run in runs)
-        found.append(Planned(source, name, len(domain.atoms), keys))
+        found.append(Planned(source, name, digest, len(domain.atoms), keys))
     return found
 
 

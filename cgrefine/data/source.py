@@ -121,9 +121,15 @@ def first_valid_frame(
 
 
 def check_values(
-    domain: RawDomain, coords: Float[np.ndarray, "atoms 3"], forces: Float[np.ndarray, "atoms 3"]
+    domain: RawDomain,
+    coords: Float[np.ndarray, "atoms 3"],
+    forces: Float[np.ndarray, "atoms 3"],
+    where: str = "",
 ) -> None:
-    """Raises InputError when Cα-Cα distances or the size of forces show another unit."""
+    """Raises InputError when Cα-Cα distances or the size of forces show another unit.
+
+    where: part of the source, for the message.
+    """
     ca = alpha_carbons(domain.atoms)
     if len(ca) > 1:
         median = float(np.median(np.linalg.norm(np.diff(coords[ca], axis=0), axis=1)))
@@ -131,13 +137,13 @@ def check_values(
         if not low <= median <= high:
             guess = " (nm instead of Å)" if low <= 10 * median <= high else ""
             raise InputError(
-                f"{domain.source}: median distance of consecutive Cα is {median:.3g} Å, must be {low} to "
+                f"{domain.source}:{where} median distance of consecutive Cα is {median:.3g} Å, must be {low} to "
                 f"{high}: coords are in another unit{guess} or scrambled"
             )
     rms = float(np.sqrt(np.mean(np.square(forces, dtype=np.float64))))
     low, high = FORCE_RMS_RANGE
     if not low <= rms <= high:
         raise InputError(
-            f"{domain.source}: root mean square of forces is {rms:.3g}, must be {low} to {high} kcal/mol/Å: "
+            f"{domain.source}:{where} root mean square of forces is {rms:.3g}, must be {low} to {high} kcal/mol/Å: "
             "forces are in another unit"
         )
