@@ -234,6 +234,8 @@ def _add_residue(built: _Built, resname: str, i: int, backbone: _Backbone, befor
         "C": {i: 1 - CARBON_SHARE, i + 1: CARBON_SHARE} if i < last else {i: 1.0},
         "O": {i: 1 - OXYGEN_SHARE, i + 1: OXYGEN_SHARE},
     }
+    if resname == "PRO":
+        own["CD"] = own["N"]
     at = {"N": backbone.n[i], "CA": backbone.ca[i], "C": backbone.c[i], "O": backbone.o[i]}
     index: dict[str, int] = {}
     for atom in template(resname).atoms:
