@@ -15,6 +15,12 @@ from cgrefine import residues
 CHAIN_GAP = 1000
 """Added to `sequence` at each chain break, so that separations across a break are never small."""
 
+_ALL = range(residues.N_SPECIES)
+_BOND_TYPES = np.array([residues.bond_class(j) for j in _ALL], np.int32)
+_ANGLE_TYPES = np.array([[residues.angle_class(j, k) for k in _ALL] for j in _ALL], np.int32)
+_DIHEDRAL_TYPES = np.array([[residues.dihedral_class(j, k) for k in _ALL] for j in _ALL], np.int32)
+"""Class of a bonded term by the species of its second bead, or of its second and third."""
+
 
 @dataclass(frozen=True)
 class Topology:
@@ -65,25 +71,21 @@ def topology_from_species(
     linked = np.diff(sequence) == 1
 
     def windows(width: int) -> np.ndarray:
-        starts = [i for i in range(n - width + 1) if linked[i : i + width - 1].all()]
-        return np.asarray([range(i, i + width) for i in starts], dtype=np.int32).reshape(-1, width)
+        inside = np.ones(max(n - width + 1, 0), bool)
+        for i in range(width - 1):
+            inside &= linked[i : i + len(inside)]
+        return (np.flatnonzero(inside)[:, None] + np.arange(width)).astype(np.int32)
 
     bonds, angles, dihedrals = windows(2), windows(3), windows(4)
-
-    def types(rows: list[int]) -> np.ndarray:
-        return np.asarray(rows, dtype=np.int32)
-
     return Topology(
         species=kind,
         sequence=sequence,
         bonds=bonds,
-        bond_types=types([residues.bond_class(int(kind[j])) for _, j in bonds]),
+        bond_types=_BOND_TYPES[kind[bonds[:, 1]]],
         angles=angles,
-        angle_types=types([residues.angle_class(int(kind[j]), int(kind[k])) for _, j, k in angles]),
+        angle_types=_ANGLE_TYPES[kind[angles[:, 1]], kind[angles[:, 2]]],
         dihedrals=dihedrals,
-        dihedral_types=types(
-            [residues.dihedral_class(int(kind[j]), int(kind[k])) for _, j, k, _ in dihedrals]
-        ),
+        dihedral_types=_DIHEDRAL_TYPES[kind[dihedrals[:, 1]], kind[dihedrals[:, 2]]],
         resid=np.arange(1, n + 1, dtype=np.int32) if resid is None else np.asarray(resid, dtype=np.int32),
     )
 

@@ -5,6 +5,7 @@ split, and with one origin. Millions of frames need a few numbers for each run.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,13 +94,14 @@ def rows_of(segments: Segments) -> list[list[Any]]:
 
 def from_rows(rows: Sequence[Sequence[Any]]) -> Segments:
     """Inverse of `rows_of`. Raises ValueError when the rows do not follow each other from frame 0."""
-    dtypes = (np.int64, np.int64, np.float32, np.int32, np.int64, np.int64, bool, np.int32)
-    columns = zip(*rows, strict=True) if rows else [()] * 8
-    found = Segments(*(np.array(c, d) for c, d in zip(columns, dtypes, strict=True)))
-    ends = np.cumsum(found.count)
-    if found.count.min(initial=1) < 1 or not np.array_equal(ends - found.count, found.start):
+    table = np.array([row[:7] for row in rows], np.float64).reshape(-1, 7)
+    dtypes = (np.int64, np.int64, np.float32, np.int32, np.int64, np.int64, bool)
+    columns = [column.astype(dtype) for column, dtype in zip(table.T, dtypes, strict=True)]
+    origin = np.array([row[7] for row in rows], np.int32).reshape(-1, 3)
+    start, count = columns[0].tolist(), columns[1].tolist()
+    if min(count, default=1) < 1 or [0, *accumulate(count)][: len(count)] != start:
         raise ValueError("segments do not follow each other")
-    return found._replace(origin=found.origin.reshape(-1, 3))
+    return Segments._make([*columns, origin])
 
 
 def off_grid(positions: np.ndarray) -> tuple[bool, float]:

@@ -8,6 +8,7 @@ process. The files are plain .npy, so that other programs can map them.
 import hashlib
 import io
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,16 +22,17 @@ from cgrefine.errors import InputError
 ENDS_BYTES = 4096
 """The first and last so many bytes of a file are hashed by themselves, and checked when it is first read."""
 
+HEADER_BYTES = 128
+_MAGIC = b"\x93NUMPY\x01\x00" + (HEADER_BYTES - 10).to_bytes(2, "little")
+
 _SEAL = b',\n"sha256": "'
 """Before the hash that ends a sealed file. JSON text cannot hold it inside a string."""
 
 
 def array_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
-    """The bytes of a .npy file before the data: 128 of them for these shapes."""
-    buffer = io.BytesIO()
-    facts = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(buffer, facts)
-    return buffer.getvalue()
+    """The HEADER_BYTES of a .npy file (format 1.0) before its data."""
+    facts = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': {shape}, }}"
+    return _MAGIC + facts.ljust(HEADER_BYTES - len(_MAGIC) - 1).encode() + b"\n"
 
 
 class Frames:
@@ -46,7 +48,7 @@ class Frames:
 
     def __init__(
         self,
-        path: Path,
+        path: str,
         stored: np.dtype,
         shape: tuple[int, int, int],
         ends: str,
@@ -73,22 +75,18 @@ class Frames:
             row = int(index) + (len(self) if index < 0 else 0)
             if not 0 <= row < len(self):
                 raise IndexError(f"frame {index} of {len(self)}")
-            return self._decoded(self._read(np.array([row])), np.array([row]))[0]
+            return self._one(row)
         if isinstance(index, slice):
-            rows = np.arange(*index.indices(len(self)))
+            start, stop, step = index.indices(len(self))
+            rows = np.arange(start, stop, step)
         else:
             rows = _rows(np.asarray(index), len(self), isinstance(index, tuple))
         return self._decoded(self._read(rows), rows)
 
-    @property
-    def header_bytes(self) -> int:
-        """Where the data begin."""
-        return len(array_header(self.stored, self.shape))
-
     def check_header(self) -> None:
         """Compare size and header of the file with what the entry says. Raises InputError."""
         header = array_header(self.stored, self.shape)
-        expected = len(header) + int(np.prod(self.shape)) * self.stored.itemsize
+        expected = len(header) + math.prod(self.shape) * self.stored.itemsize
         with _opened(self.path) as file:
             size = os.fstat(file).st_size
             if size != expected:
@@ -96,20 +94,34 @@ class Frames:
             if os.pread(file, len(header), 0) != header:
                 raise InputError(f"{self.path}: is damaged (header is not of {self.stored} {self.shape})")
 
+    def _one(self, row: int) -> np.ndarray:
+        """One frame: what the loader does all the time, without the arrays of indices."""
+        out = np.empty(self.shape[1:], self.stored)
+        with _opened(self.path) as file:
+            self._check_ends(file)
+            _read_into(file, out, HEADER_BYTES + row * out.nbytes, self.path)
+        if self.starts is None or self.origins is None:
+            return out.astype(np.float32)
+        origin = self.origins[self.starts.searchsorted(row, side="right") - 1]
+        return ((out + origin) / GRID_PER_A).astype(np.float32)
+
+    def _check_ends(self, file: int) -> None:
+        if not self.checked:
+            if ends_hash(file) != self.ends:
+                raise InputError(f"{self.path}: content is damaged (hash of its first and last bytes)")
+            self.checked = True
+
     def _read(self, rows: np.ndarray) -> np.ndarray:
         """The stored values of these frames, read in stretches of consecutive ones."""
         out = np.empty((len(rows), *self.shape[1:]), self.stored)
         if out.size == 0:
             return out
-        offset, row_bytes = self.header_bytes, out[0].nbytes
+        row_bytes = out[0].nbytes
         with _opened(self.path) as file:
-            if not self.checked:
-                if ends_hash(file) != self.ends:
-                    raise InputError(f"{self.path}: content is damaged (hash of its first and last bytes)")
-                self.checked = True
+            self._check_ends(file)
             cuts = np.flatnonzero(np.diff(rows) != 1) + 1
             for a, b in zip([0, *cuts.tolist()], [*cuts.tolist(), len(rows)], strict=True):
-                _read_into(file, out[a:b], offset + int(rows[a]) * row_bytes, self.path)
+                _read_into(file, out[a:b], HEADER_BYTES + int(rows[a]) * row_bytes, self.path)
         return out
 
     def _decoded(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -136,7 +148,7 @@ def _rows(index: np.ndarray, n_frames: int, several_axes: bool) -> np.ndarray:
 class _opened:
     """A file descriptor for a `with` block; InputError when the file cannot be opened."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
 
     def __enter__(self) -> int:
@@ -150,8 +162,11 @@ class _opened:
         os.close(self.file)
 
 
-def _read_into(file: int, out: np.ndarray, offset: int, path: Path) -> None:
-    view, done = out.reshape(-1).view(np.uint8).data, 0
+def _read_into(file: int, out: np.ndarray, offset: int, path: str) -> None:
+    done = os.preadv(file, [out.data], offset)
+    if done == out.nbytes:
+        return
+    view = out.reshape(-1).view(np.uint8).data
     while done < len(view):
         count = os.preadv(file, [view[done:]], offset + done)
         if count == 0:

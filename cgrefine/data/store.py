@@ -38,6 +38,7 @@ from cgrefine.data.shards import (
     write_array,
 )
 from cgrefine.errors import InputError
+from cgrefine.residues import ONE_LETTER, species_from_sequence
 from cgrefine.system import Topology, topology_from_species
 
 FORMAT = 2
@@ -52,15 +53,16 @@ _CHUNK_FRAMES = 512
 
 @dataclass(frozen=True)
 class Domain:
-    """One protein: f frames of n beads. species, resid (n,); breaks: see topology_from_species.
+    """One protein: f frames of n beads. sequence: one-letter codes; breaks: see topology_from_species.
 
+    resid: residue numbers of the source as pairs (first, count) of consecutive ones.
     positions (f, n, 3) Å, forces (f, n, 3) kcal/mol/Å: Frames on disk, or arrays in memory; float32.
     """
 
     name: str
-    species: tuple[int, ...]
+    sequence: str
     breaks: tuple[int, ...]
-    resid: tuple[int, ...]
+    resid: tuple[tuple[int, int], ...]
     positions: Frames | np.ndarray
     forces: Frames | np.ndarray
     segments: Segments
@@ -73,12 +75,13 @@ class Domain:
     @property
     def n_beads(self) -> int:
         """Number of beads (residues)."""
-        return len(self.species)
+        return len(self.sequence)
 
     @cached_property
     def topology(self) -> Topology:
         """The chain, made when first asked for."""
-        return topology_from_species(self.species, self.breaks, self.resid)
+        numbers = np.concatenate([np.arange(first, first + count) for first, count in self.resid])
+        return topology_from_species(species_from_sequence(self.sequence), self.breaks, numbers)
 
     @property
     def temperature_K(self) -> np.ndarray:
@@ -134,9 +137,7 @@ def in_memory(name: str, topology: Topology, arrays: Mapping[str, np.ndarray]) -
     """A domain that is not on disk. arrays: positions, forces (f, n, 3), and those of PER_FRAME (f,)."""
     return Domain(
         name=name,
-        species=tuple(topology.species.tolist()),
-        breaks=_breaks(topology),
-        resid=tuple(topology.resid.tolist()),
+        **_chain(topology),
         positions=np.asarray(arrays["positions"], np.float32),
         forces=np.asarray(arrays["forces"], np.float32),
         segments=segments_of(*(np.asarray(arrays[key]) for key in PER_FRAME)),
@@ -183,9 +184,7 @@ def write_domain(
         "name": name,
         "n_beads": topology.n_beads,
         "n_frames": len(x),
-        "species": topology.species.tolist(),
-        "breaks": list(_breaks(topology)),
-        "resid": topology.resid.tolist(),
+        **_chain(topology),
         "segments": rows_of(segments),
         "arrays": {
             "positions": write_array(
@@ -255,26 +254,41 @@ def _open_domain(folder: Path, entry: Mapping[str, Any]) -> Domain:
     if not _NAME.fullmatch(name):
         raise InputError(f"{folder / 'dataset.json'}: domain name {name!r} is no plain file name")
     segments, arrays = from_rows(entry["segments"]), {}
-    if segments.n_frames != shape[0] or len(entry["species"]) != shape[1]:
+    if segments.n_frames != shape[0] or len(entry["sequence"]) != shape[1]:
         raise ValueError("segments")
     for key, allowed in STORED.items():
         facts = entry["arrays"][key]
         if facts["dtype"] not in allowed:
             raise ValueError(f"{key}.dtype")
         relative = (segments.start, segments.origin) if facts["dtype"] == "int16" else (None, None)
-        file = _domain_folder(folder, name) / f"{key}.npy"
-        arrays[key] = Frames(file, np.dtype(facts["dtype"]), shape, facts["ends"], *relative)
+        arrays[key] = Frames(
+            f"{folder}/domains/{name}/{key}.npy", np.dtype(facts["dtype"]), shape, facts["ends"], *relative
+        )
         arrays[key].check_header()
-    chain = {key: tuple(entry[key]) for key in ("species", "breaks", "resid")}
-    return Domain(name=name, **chain, **arrays, segments=segments)
+    return Domain(
+        name=name,
+        sequence=entry["sequence"],
+        breaks=tuple(entry["breaks"]),
+        resid=tuple((first, count) for first, count in entry["resid"]),
+        **arrays,
+        segments=segments,
+    )
 
 
 def _domain_folder(folder: Path, name: str) -> Path:
     return folder / "domains" / name
 
 
-def _breaks(topology: Topology) -> tuple[int, ...]:
-    return tuple((np.flatnonzero(np.diff(topology.sequence) != 1) + 1).tolist())
+def _chain(topology: Topology) -> dict[str, Any]:
+    """The chain as fields of Domain and of the entry."""
+    resid = topology.resid
+    first = np.flatnonzero(np.diff(resid, prepend=resid[0] - 2) != 1)
+    count = np.diff(np.append(first, len(resid)))
+    return {
+        "sequence": "".join(ONE_LETTER[s] for s in topology.species),
+        "breaks": tuple((np.flatnonzero(np.diff(topology.sequence) != 1) + 1).tolist()),
+        "resid": tuple(zip(resid[first].tolist(), count.tolist(), strict=True)),
+    }
 
 
 def _fault(path: Path, entry: Mapping[str, Any]) -> str | None:

@@ -317,7 +317,7 @@ def test_any_damage_is_told(tmp_path_factory, data):
     ("change", "message"),
     [
         (lambda c: c.update(format=1), "format is 1, this version reads 2; run `cgrefine prepare` again"),
-        (lambda c: c["domains"][0].pop("species"), "'species'"),
+        (lambda c: c["domains"][0].pop("sequence"), "'sequence'"),
         (lambda c: c["domains"][0].update(name="../b2"), "no plain file name"),
         (lambda c: c["domains"][0]["segments"].pop(), "segments"),
         (lambda c: c["domains"][0]["segments"][0].__setitem__(1, 99), "segments do not follow"),
