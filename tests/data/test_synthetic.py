@@ -236,17 +236,17 @@ def test_forces_look_like_those_of_proteins(written):
 
 
 def test_sampling_is_at_its_temperature(small):
-    """⟨|∇U|²⟩ = kT ⟨∇²U⟩, 4 standard errors over replicas (false alarm 6e-5), and 3 % for the step of 8 fs."""
-    x = sample(small, 350.0, 150, 3, np.random.default_rng(8)).astype(np.float64).reshape(-1, 12, 3)
+    """⟨|∇U|²⟩ = kT ⟨∇²U⟩: 4 standard errors of replicas (false alarm 6e-5), and 3 % for the 8 fs step."""
+    x = sample(small, 350.0, 300, 3, np.random.default_rng(8)).astype(np.float64).reshape(-1, 12, 3)
     h, laplacian = 1e-3, np.zeros(len(x))
     for bead, axis in np.ndindex(12, 3):
         move = np.zeros((12, 3))
         move[bead, axis] = h
         difference = mean_forces(small, x + move) - mean_forces(small, x - move)
         laplacian -= difference[:, bead, axis] / (2 * h)
-    square = (mean_forces(small, x) ** 2).sum(axis=(1, 2)).reshape(150, 3).mean(axis=1)
+    square = (mean_forces(small, x) ** 2).sum(axis=(1, 2)).reshape(300, 3).mean(axis=1)
     expected = units.thermal_energy(350.0) * laplacian.mean()
-    error = square.std() / np.sqrt(150)
+    error = square.std() / np.sqrt(300)
     assert error < 0.02 * expected
     assert abs(square.mean() - expected) < 4 * error + 0.03 * expected
 
