@@ -8,16 +8,14 @@ or "ND1.0", which tells protonation states apart. Normal equations of all beads 
 are added, from the band of Gram elements that `force_window` sums, so the data is passed once. Conditions
 (a) and (b) of `force_map` hold for any coefficients: a group with an unknown or rare key gets 0.
 
-    sums = pooled_sums(band, state, atoms, mapping)     # one molecule; from the same pass as windowed maps
-    save_sums(path, sums); load_sums(path)              # npz, so that a killed run goes on
-    pooled = pooled_fit(pooled_total(all_sums), ridge)  # sums are added in the given order
-    save_pooled(path, pooled); load_pooled(path)        # JSON, in `force_pooled_file`
-    local = instantiate(pooled, atoms, mapping, groups) # LocalMap of any molecule
+    state = pooled_sums(band, band_state, atoms, mapping)   # one molecule, from a pass as of a windowed map
+    state.save(path); PooledState.load(path)                # npz, so that a killed run goes on
+    total = pooled_add(total, state)                        # from pooled_init(), molecule after molecule
+    pooled = total.fit(ridge)                               # PooledMap: save, load, digest
+    local = instantiate(pooled, atoms, mapping, groups)     # LocalMap of any molecule
 """
 
-import re
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +25,7 @@ from jaxtyping import Int
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from cgrefine import residues
+from cgrefine.data.force_pooled_map import PooledMap
 from cgrefine.data.force_window import (
     Band,
     BandState,
@@ -39,15 +38,19 @@ from cgrefine.data.force_window import (
 from cgrefine.data.topology import HYDROGEN, Atoms, BeadMapping
 from cgrefine.errors import InputError
 
-SUMS_FORMAT = 1
+STATE_FORMAT = 1
+
+UNREADABLE = (
+    OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, ArithmeticError, MemoryError,
+    zipfile.BadZipFile,
+)  # fmt: skip
+"""What numpy and zipfile raise on a damaged npz file."""
 
 MIN_FRAMES = 100
 """Keys seen in fewer frames are not fitted."""
 
 ATOM_ALIASES = {("ILE", "CD"): "CD1"}
 """CHARMM's names of heavy atoms that others name differently."""
-
-KEY = re.compile(r"[+-]\d{1,2} (first|inner|last|only|Gly|Pro|cap|other) \S{1,8}\.\d")
 
 
 class Normal(NamedTuple):
@@ -62,20 +65,50 @@ class Normal(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class PooledSums:
-    """Normal equations by residue type (three letters), of windows of ±k residues."""
+class PooledState:
+    """Normal equations by residue type (three letters), of windows of ±k residues; k None: nothing seen."""
 
-    k: int
+    k: int | None
     types: dict[str, Normal]
 
+    def fit(self, ridge: float, min_frames: int = MIN_FRAMES) -> PooledMap:
+        """Coefficients of least mean square force, plus ridge · (mean diagonal of the type's keys) · Σ x².
 
-@dataclass(frozen=True)
-class PooledMap:
-    """coefficients: residue type → key → coefficient of a free group. k: reach; ridge: as fitted with."""
+        Keys with fewer than min_frames frames are left out. Raises ValueError when nothing was seen, or a
+        type's equations are singular, which a ridge above 0 prevents.
+        """
+        if self.k is None:
+            raise ValueError("no protein to fit a pooled force map on")
+        fits = {name: _fit_type(name, normal, ridge, min_frames) for name, normal in self.types.items()}
+        return PooledMap(self.k, ridge, {name: fit for name, fit in fits.items() if fit})
 
-    k: int
-    ridge: float
-    coefficients: dict[str, dict[str, float]]
+    def save(self, path: Path) -> None:
+        """Write as npz (without pickle), under a temporary name and renamed."""
+        arrays = {"format": np.asarray([STATE_FORMAT, -1 if self.k is None else self.k])}
+        for name, normal in self.types.items():
+            arrays[f"{name}.keys"] = np.asarray(normal.keys, dtype=np.str_)
+            arrays[f"{name}.gram"] = normal.gram
+            arrays[f"{name}.frames"] = normal.frames
+            arrays[f"{name}.weight"] = np.asarray(normal.weight)
+        partial = path.with_name(f"{path.name}.partial")
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+        partial.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> "PooledState":
+        """Read what `save` wrote. Raises InputError on a missing, damaged or other file."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            number, k = (int(n) for n in arrays.pop("format"))
+            if number != STATE_FORMAT:
+                raise ValueError(f"format {number}, {STATE_FORMAT} can be read")
+            types = {name: _normal(arrays, name) for name in sorted({key.split(".")[0] for key in arrays})}
+        except UNREADABLE as error:
+            text = " ".join(str(error).split())
+            raise InputError(f"{path}: sums of a pooled map cannot be read ({text})") from error
+        return PooledState(None if k < 0 else k, types)
 
 
 def bead_keys(band: Band, atoms: Atoms, mapping: BeadMapping) -> tuple[tuple[str, ...], ...]:
@@ -121,13 +154,13 @@ def _place(before: bool, after: bool) -> str:
     return {(True, True): "inner", (False, True): "first", (True, False): "last"}.get((before, after), "only")
 
 
-def pooled_sums(band: Band, state: BandState, atoms: Atoms, mapping: BeadMapping) -> PooledSums:
+def pooled_sums(band: Band, state: BandState, atoms: Atoms, mapping: BeadMapping) -> PooledState:
     """Normal equations of one molecule. band: made with residue_numbers(atoms, mapping)."""
     by_type: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
     for bead, keys in enumerate(bead_keys(band, atoms, mapping)):
         name = residues.RESIDUES[int(mapping.topology.species[bead])]
         by_type.setdefault(name, []).append((bead, keys))
-    types = {}
+    types: dict[str, Normal] = {}
     for name in sorted(by_type):
         beads = by_type[name]
         all_keys = tuple(sorted({key for _, keys in beads for key in keys}))
@@ -140,51 +173,52 @@ def pooled_sums(band: Band, state: BandState, atoms: Atoms, mapping: BeadMapping
             np.add.at(gram, np.ix_(rows, rows), band_gram(band, state, columns, columns))
             np.add.at(count, rows, state.n_frames)
         types[name] = Normal(all_keys, gram, count[1:], state.weight * len(beads))
-    return PooledSums(band.k, types)
+    return PooledState(band.k, types)
 
 
-def pooled_total(sums: Sequence[PooledSums]) -> PooledSums:
-    """Sum over molecules, added in the given order. Raises ValueError when their windows differ."""
-    reaches = sorted({s.k for s in sums})
-    if len(reaches) != 1:
-        raise ValueError(f"sums of windows ±{', ±'.join(map(str, reaches))} cannot be added")
-    types = {}
-    for name in sorted({name for s in sums for name in s.types}):
-        parts = [s.types[name] for s in sums if name in s.types]
-        keys = tuple(sorted({key for part in parts for key in part.keys}))
-        row = {key: i + 1 for i, key in enumerate(keys)}
-        gram, frames = np.zeros((len(keys) + 1,) * 2), np.zeros(len(keys) + 1, np.int64)
-        for part in parts:
-            rows = np.asarray([0] + [row[key] for key in part.keys])
-            gram[np.ix_(rows, rows)] += part.gram
-            frames[rows[1:]] += part.frames
-        types[name] = Normal(keys, gram, frames[1:], sum(part.weight for part in parts))
-    return PooledSums(reaches[0], types)
+def pooled_init() -> PooledState:
+    """Nothing seen yet."""
+    return PooledState(None, {})
 
 
-def pooled_fit(sums: PooledSums, ridge: float, min_frames: int = MIN_FRAMES) -> PooledMap:
-    """Coefficients of least mean square force, plus ridge · (mean diagonal of the type's keys) · Σ x².
+def pooled_add(total: PooledState, more: PooledState) -> PooledState:
+    """The sum of two states. Raises ValueError when their windows differ."""
+    if total.k is None or more.k is None:
+        return more if total.k is None else total
+    if total.k != more.k:
+        raise ValueError(f"sums of windows ±{total.k} and ±{more.k} cannot be added")
+    types = dict(total.types)
+    for name, normal in more.types.items():
+        types[name] = _joined([types[name], normal]) if name in types else normal
+    return PooledState(total.k, dict(sorted(types.items())))
 
-    Keys with fewer than min_frames frames are left out. Raises ValueError when a type's equations are
-    singular, which a ridge above 0 prevents.
-    """
-    coefficients = {}
-    for name, normal in sums.types.items():
-        kept = np.flatnonzero(normal.frames >= min_frames)
-        if not len(kept):
-            continue
-        design = normal.gram[np.ix_(kept + 1, kept + 1)]
-        design[np.diag_indices(len(kept))] += ridge * np.mean(np.diag(design))
-        try:
-            factor = cho_factor(design, lower=True, overwrite_a=True)
-        except LinAlgError as error:
-            raise ValueError(
-                f"the normal equations of {len(kept)} coefficients of {name} are singular with "
-                f"force_map.ridge {ridge:g}: use more frames or a larger ridge"
-            ) from error
-        x = -cho_solve(factor, normal.gram[kept + 1, 0])
-        coefficients[name] = {normal.keys[i]: float(v) for i, v in zip(kept, x, strict=True)}
-    return PooledMap(sums.k, ridge, coefficients)
+
+def _joined(parts: list[Normal]) -> Normal:
+    keys = tuple(sorted({key for part in parts for key in part.keys}))
+    row = {key: i + 1 for i, key in enumerate(keys)}
+    gram, frames = np.zeros((len(keys) + 1,) * 2), np.zeros(len(keys) + 1, np.int64)
+    for part in parts:
+        rows = np.asarray([0] + [row[key] for key in part.keys])
+        gram[np.ix_(rows, rows)] += part.gram
+        frames[rows[1:]] += part.frames
+    return Normal(keys, gram, frames[1:], sum(part.weight for part in parts))
+
+
+def _fit_type(name: str, normal: Normal, ridge: float, min_frames: int) -> dict[str, float]:
+    kept = np.flatnonzero(normal.frames >= min_frames)
+    if not len(kept):
+        return {}
+    design = normal.gram[np.ix_(kept + 1, kept + 1)]
+    design[np.diag_indices(len(kept))] += ridge * np.mean(np.diag(design))
+    try:
+        factor = cho_factor(design, lower=True, overwrite_a=True)
+    except LinAlgError as error:
+        raise ValueError(
+            f"the normal equations of {len(kept)} coefficients of {name} are singular with "
+            f"force_map.ridge {ridge:g}: use more frames or a larger ridge"
+        ) from error
+    x = -cho_solve(factor, normal.gram[kept + 1, 0])
+    return {normal.keys[i]: float(value) for i, value in zip(kept, x, strict=True)}
 
 
 def instantiate(
@@ -212,40 +246,6 @@ def _coefficients(
     return [
         np.asarray([table.get(key, unknown) for key in row]) for table, row in zip(known, keys, strict=True)
     ]
-
-
-def save_sums(path: Path, sums: PooledSums) -> None:
-    """Write sums as npz (without pickle), under a temporary name and renamed."""
-    arrays = {"format": np.asarray([SUMS_FORMAT, sums.k])}
-    for name, normal in sums.types.items():
-        arrays[f"{name}.keys"] = np.asarray(normal.keys, dtype=np.str_)
-        arrays[f"{name}.gram"] = normal.gram
-        arrays[f"{name}.frames"] = normal.frames
-        arrays[f"{name}.weight"] = np.asarray(normal.weight)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-    partial.replace(path)
-
-
-def load_sums(path: Path) -> PooledSums:
-    """Read what save_sums wrote. Raises InputError on a missing, damaged or other file."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        number, k = (int(n) for n in arrays.pop("format"))
-        if number != SUMS_FORMAT:
-            raise InputError(f"{path}: sums of a pooled map have format {number}, {SUMS_FORMAT} can be read")
-        types = {name: _normal(arrays, name) for name in sorted({key.split(".")[0] for key in arrays})}
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path}: sums of a pooled map are damaged ({' '.join(str(error).split())})"
-        ) from error
-    return PooledSums(k, types)
 
 
 def _normal(arrays: dict[str, np.ndarray], name: str) -> Normal:
