@@ -11,37 +11,40 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from cgrefine.data.force_map import identity_residual
+from cgrefine.data.force_map import constraint_residual, identity_residual
 from cgrefine.errors import InputError
 
 INSTALL = "pip install git+https://github.com/noegroup/aggforce"
 
-IDENTITY_LIMIT = 1e-6
-"""Largest violation of W Mᵀ = I in a map that is taken over: aggforce's solver stops at 1e-7."""
+RESIDUAL_LIMIT = 1e-6
+"""Largest violation of the conditions in a map that is taken over: aggforce's solver stops at 1e-7."""
 
 
-def import_map(found: Any, n_atoms: int, ca: Int[np.ndarray, " beads"]) -> Float[np.ndarray, "beads atoms"]:
-    """W of an aggforce map object, a copy in float64.
+def import_map(
+    found: Any, groups: Int[np.ndarray, " atoms"], ca: Int[np.ndarray, " beads"]
+) -> Float[np.ndarray, "beads atoms"]:
+    """W of an aggforce map object, a copy in float64. groups: rigid group of each atom.
 
     Raises InputError when it is no linear map, has another shape, maps other configurations than slices at
-    these Cα, or breaks W Mᵀ = I, without which mapped forces are wrong.
+    these Cα, or breaks condition (a) or (b) of `force_map`, without which mapped forces are wrong.
     """
-    kind = type(found).__name__
-    linear = getattr(found, "force_map", found)
-    weights = _matrix(linear, f"aggforce map of type {kind}", (len(ca), n_atoms))
+    kind = f"aggforce map of type {type(found).__name__}"
+    shape = (len(ca), len(groups))
+    weights = _matrix(getattr(found, "force_map", found), kind, shape)
     coordinates = getattr(found, "coord_map", None)
     if coordinates is not None:
-        given = _matrix(coordinates, f"coord_map of {kind}", (len(ca), n_atoms))
-        if not np.array_equal(given, slice_map(n_atoms, ca)):
+        given = _matrix(coordinates, f"coord_map of {kind}", shape)
+        if not np.array_equal(given, slice_map(len(groups), ca)):
+            raise InputError(f"coord_map of {kind} does not place the {len(ca)} beads at the Cα atoms given")
+    for condition, residual in (
+        ("|W Mᵀ − I|", identity_residual(weights, ca)),
+        ("difference of coefficients in a rigid group", constraint_residual(weights, groups)),
+    ):
+        if residual > RESIDUAL_LIMIT:
             raise InputError(
-                f"coord_map of {kind} does not place the {len(ca)} beads at the Cα atoms of this molecule"
+                f"{kind}: {condition} is {residual:.2g}, at most {RESIDUAL_LIMIT:g} allowed: it was made for "
+                "other beads, constraints or order of atoms"
             )
-    residual = identity_residual(weights, ca)
-    if residual > IDENTITY_LIMIT:
-        raise InputError(
-            f"aggforce map of type {kind}: |W Mᵀ − I| is {residual:.2g}, at most {IDENTITY_LIMIT:g} allowed: it "
-            "was made for other beads or another order of atoms"
-        )
     return weights
 
 
@@ -70,7 +73,8 @@ def _matrix(linear: Any, what: str, shape: tuple[int, int]) -> np.ndarray:
     matrix = getattr(linear, "standard_matrix", None)
     if matrix is None:
         raise InputError(
-            f"{what} has no standard_matrix: only linear maps that do not depend on the configuration can be used"
+            f"{what} has no standard_matrix: only linear maps, which do not depend on the configuration, "
+            "can be taken over"
         )
     values = np.array(matrix, dtype=np.float64)
     if values.shape != shape or not np.isfinite(values).all():

@@ -4,11 +4,14 @@ import numpy as np
 import osqp
 import pytest
 import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cgrefine.data import force_map as fm
 from cgrefine.data.mdcath import domain_names, read_domain, sample_folder
 from cgrefine.data.source import first_valid_frame, frame_blocks
 from cgrefine.data.topology import bonds_from_geometry, constraint_groups, map_to_beads
+from tests.data.linear_anchors import slope, toy, trajectory
 from tests.data.mini import Mini
 
 RIDGE = 1e-2
@@ -249,3 +252,118 @@ def test_a_forgotten_constraint_gives_a_wrong_mean_force():
     weights = fm.optimal_map(gram_of(forces, blind), blind, BEADS, RIDGE)
     bias = fm.apply(weights, forces) - exact
     assert np.abs(bias[:, 0].mean(axis=0)).max() > 5.0
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 12), st.integers(1, 40))
+def test_group_forces_are_sums_over_members_in_any_order(seed, n_atoms, n_groups, frames):
+    """Against a sum atom by atom; frames beyond one cached part; groups of any size."""
+    rng = np.random.default_rng(seed)
+    groups = np.unique(rng.integers(0, n_groups, n_atoms), return_inverse=True)[1].reshape(-1)
+    forces = rng.normal(0, 30, (frames, n_atoms, 3)).astype(np.float32)
+    sums = np.zeros((frames, groups.max() + 1, 3))
+    for atom, group in enumerate(groups):
+        sums[:, group] += forces[:, atom]
+    found = fm.group_forces(forces, groups)
+    assert found.dtype == np.float64 and np.allclose(found, sums, rtol=0, atol=1e-12)
+    single = fm.group_planes(forces, fm.summation(groups), np.float32)
+    assert np.allclose(single.transpose(0, 2, 1), sums, rtol=0, atol=1e-3)
+
+
+def test_gram_is_added_in_place():
+    """The promise on memory: one matrix, whatever the number of blocks."""
+    forces = np.random.default_rng(0).normal(size=(20, 6, 3))
+    state = fm.gram_init(6)
+    for _ in range(3):
+        after = fm.gram_step(state, forces, np.ones(20))
+        assert np.shares_memory(after.gram, state.gram)
+        state = after
+    full = fm.sub_gram(state, np.arange(6), np.arange(6))
+    assert np.allclose(full, 3 * np.einsum("fgc,fhc->gh", forces, forces), rtol=1e-12)
+    assert state.n_frames == 60 and state.weight == 180.0
+
+
+def folds_of(forces, groups, n_folds):
+    return [gram_of(part, groups) for part in np.array_split(forces, n_folds)]
+
+
+def test_cross_fit_is_a_refit_on_the_other_folds(case):
+    forces, groups, ca = case
+    parts = np.array_split(forces, 3)
+    maps = fm.cross_fit(folds_of(forces, groups, 3), groups, ca, RIDGE)
+    for fold in range(3):
+        others = np.concatenate([part for i, part in enumerate(parts) if i != fold])
+        refit = fm.optimal_map(gram_of(others, groups), groups, ca, RIDGE)
+        assert np.abs(maps.folds[fold] - refit).max() < 1e-10
+    assert np.abs(maps.all - fm.optimal_map(gram_of(forces, groups), groups, ca, RIDGE)).max() < 1e-10
+    assert np.abs(maps.folds[0] - maps.all).max() > 1e-3
+    for weights in (*maps.folds, maps.all):
+        assert fm.identity_residual(weights, ca) < 1e-10 and fm.constraint_residual(weights, groups) < 1e-10
+
+
+def test_cross_fit_needs_two_folds_with_frames(case):
+    forces, groups, ca = case
+    empty = fm.gram_init(int(groups.max()) + 1)
+    with pytest.raises(ValueError, match="1 fold has frames, cross-fitting needs at least 2"):
+        fm.cross_fit([gram_of(forces, groups), empty], groups, ca, RIDGE)
+    maps = fm.cross_fit([*folds_of(forces, groups, 2), empty], groups, ca, RIDGE)
+    assert np.abs(maps.folds[2] - maps.all).max() < 1e-10
+
+
+def test_cross_fitted_map_is_unbiased_and_the_in_sample_map_shrinks_by_p_over_n():
+    """200 frames, p = 40 free groups, N = 600: the in-sample map keeps 1 − 1/15 of the mean force.
+
+    3 standard errors each (0.007); the shrinkage is 10 of them, so that the two are told apart.
+    """
+    case = toy("AGAPSAGAAK")
+    forces, exact = trajectory(case, 200, 1)
+    parts = np.array_split(np.arange(200), 5)
+    states = [gram_of(forces[part], case.groups) for part in parts]
+    maps = fm.cross_fit(states, case.groups, case.mapping.ca, 1e-6)
+    crossed = [fm.apply(w, forces[part]) for w, part in zip(maps.folds, parts, strict=True)]
+    kept, error = slope(np.concatenate(crossed), exact)
+    assert error < 0.01 and abs(kept - 1.0) < 3 * error
+    kept, error = slope(fm.apply(maps.all, forces), exact)
+    assert abs(kept - (1.0 - 40 / 600)) < 3 * error
+    assert 1.0 - kept > 6 * error
+
+
+def rigid_motion(positions):
+    """(f, n, 3, 6): displacements of n beads under 3 translations and 3 rotations."""
+    moves = np.zeros((*positions.shape, 6))
+    moves[..., :3] = np.eye(3)
+    for axis in range(3):
+        moves[..., 3 + axis] = np.cross(np.eye(3)[axis], positions)
+    return moves
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**32), st.sampled_from(["one", "two", "line", "plane", "any"]), st.floats(0, 1e3))
+def test_projection_onto_zero_net_force_and_torque(seed, shape, shift):
+    """Idempotent, nothing left of force and torque, and equal to least squares on rigid motions."""
+    rng = np.random.default_rng(seed)
+    n = {"one": 1, "two": 2}.get(shape, 6)
+    keep = {"line": (1, 0, 0), "plane": (1, 1, 0)}.get(shape, (1, 1, 1))
+    turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    x = (rng.normal(0, 5, (3, n, 3)) * np.asarray(keep)) @ turn + shift
+    forces = rng.normal(0, 10, (3, n, 3))
+    found = fm.remove_net_force_and_torque(x, forces)
+    moves = rigid_motion(x - x.mean(axis=1, keepdims=True)).reshape(3, 3 * n, 6)
+    removed = (forces - found).reshape(3, -1)
+    for frame in range(3):
+        best = np.linalg.lstsq(moves[frame], forces[frame].reshape(-1), rcond=1e-9)[0]
+        assert np.allclose(moves[frame] @ best, removed[frame], rtol=0, atol=1e-8)
+    assert np.abs(found.reshape(3, 1, -1) @ moves).max() < 1e-8 * (1 + shift)
+    assert np.abs(fm.remove_net_force_and_torque(x, found) - found).max() < 1e-8
+
+
+def test_projection_leaves_internal_forces():
+    """Central forces between pairs have neither net force nor torque; positions far from the origin."""
+    rng = np.random.default_rng(2)
+    x = (rng.normal(0, 8, (4, 7, 3)) + 50.0).astype(np.float32)
+    pair = x[:, :, None].astype(np.float64) - x[:, None]
+    strength = rng.normal(size=(4, 7, 7))
+    forces = ((strength + strength.transpose(0, 2, 1))[..., None] * pair).sum(axis=2)
+    assert np.abs(fm.remove_net_force_and_torque(x, forces) - forces).max() < 1e-10
+    pushed = forces + np.cross([0.3, -0.2, 0.9], x - x.mean(axis=1, keepdims=True, dtype=np.float64)) + 4.0
+    assert np.abs(fm.remove_net_force_and_torque(x, pushed) - forces).max() < 1e-10
