@@ -1,27 +1,48 @@
 """Reader of all-atom MD in the mdCATH HDF5 schema (mdcath-only-protein-v1.0).
 
 /domain/{element,z,resid,resname,pdbProteinAtoms,psf} and /domain/<temperature>/<replica>/{coords,forces},
-Å and kcal/mol/Å. A file may hold several domains. Frames are read by slices, never a whole data set.
+Å and kcal/mol/Å. A file may hold several domains. Frames are read by blocks, never a whole data set.
+The format has no checksums: what is held twice (names, residues, elements, sizes) is compared, but a damaged
+coordinate, force or bond is a number like any other unless it is absurd (source.valid_frames).
 """
 
 import glob
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from cgrefine.data import psf
+from cgrefine.data.hdf5_frames import frames_of, stored_whole
 from cgrefine.data.source import Block, RawDomain, Run
 from cgrefine.data.topology import Atoms, alpha_carbons, residue_index
 from cgrefine.errors import InputError
 
 SUFFIXES = (".h5", ".hdf5")
-LENGTH_UNITS = frozenset({"angstrom", "angstroms", "å", "a"})
-FORCE_UNITS = frozenset({"kcal/mol/angstrom", "kcal/mol/å", "kcal/mol/a", "kcal/(mol*angstrom)"})
+LENGTH_UNITS = {"angstrom": 1.0, "angstroms": 1.0, "å": 1.0, "a": 1.0, "nm": 10.0, "nanometer": 10.0}
+"""Unit attribute of coords, in lower case without blanks → Å."""
+FORCE_UNITS = {
+    "kcal/mol/angstrom": 1.0, "kcal/mol/å": 1.0, "kcal/mol/a": 1.0, "kcal/(mol*angstrom)": 1.0,
+    "kj/mol/nm": 1 / 41.84, "kj/(mol*nm)": 1 / 41.84, "kj/mol/angstrom": 1 / 4.184,
+}  # fmt: skip
+"""Unit attribute of forces → kcal/mol/Å."""
+
+TEMPERATURE_GROUP = re.compile(r"(?:sims)?([0-9]{1,4}(?:\.[0-9]{1,6})?)K?")
+"""320, or sims320K as older converters wrote."""
+REPLICA_GROUP = re.compile(r"[0-9]{1,6}")
+
+MOST_VALUES = 50_000_000
+"""A topology field with more values than this is damaged: mdCATH's largest has 8,000."""
+
+ELEMENTS = {"H": 1, "C": 6, "N": 7, "O": 8, "P": 15, "S": 16, "SE": 34}
+HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError, OverflowError)
+"""What h5py raises on damaged files, by the place of the damage."""
 
 
 def sample_folder() -> Path:
@@ -74,9 +95,19 @@ def _blocks(path: Path, name: str, run: Run, stride: int, block_frames: int) -> 
     with _opened(path) as file:
         group = _group(_group(file, name, str(path)), run.key, source)
         coords, forces = (_dataset(group, k, source) for k in ("coords", "forces"))
+        scales = _unit(coords, source, run.key), _unit(forces, source, run.key)
+        readers = frames_of(coords, path), frames_of(forces, path)
         for start in range(0, run.n_frames, stride * block_frames):
-            part = slice(start, min(start + stride * block_frames, run.n_frames), stride)
-            yield Block(np.arange(run.n_frames)[part], coords[part], forces[part])
+            stop = min(start + stride * block_frames, run.n_frames)
+            values = (
+                _scaled(reader.frames(start, stop, stride), scale)
+                for reader, scale in zip(readers, scales, strict=True)
+            )
+            yield Block(np.arange(start, stop, stride), *values)
+
+
+def _scaled(values: np.ndarray, scale: float) -> np.ndarray:
+    return values if scale == 1.0 else values * np.float32(scale)
 
 
 def _matches(entry: str) -> list[Path]:
@@ -114,7 +145,9 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, KeyError, RuntimeError) as error:
+    except InputError:
+        raise
+    except HDF5_ERRORS as error:
         text = " ".join(str(error).split())
         raise InputError(f"{path}: HDF5 file is truncated or damaged ({text}); copy it again") from error
 
@@ -136,15 +169,23 @@ def _dataset(parent: h5py.Group, key: str, source: str) -> h5py.Dataset:
     return item
 
 
+def _values(group: h5py.Group, key: str, source: str) -> Any:
+    """All values of a small field. Raises InputError when its size cannot be."""
+    item = _dataset(group, key, source)
+    if item.size is None or item.size > MOST_VALUES:
+        raise InputError(f"{source}: {key!r} has shape {item.shape}, at most {MOST_VALUES} values are read")
+    return item[()]
+
+
 def _text(group: h5py.Group, key: str, source: str) -> str:
-    value = _dataset(group, key, source)[()]
+    value = _values(group, key, source)
     if not isinstance(value, bytes):
         raise InputError(f"{source}: {key!r} must be a text, found {type(value).__name__}")
     return value.decode("utf-8", errors="replace")
 
 
 def _strings(group: h5py.Group, key: str, source: str) -> np.ndarray:
-    values = np.atleast_1d(_dataset(group, key, source)[()])
+    values = np.atleast_1d(_values(group, key, source))
     return np.asarray(
         [v.decode("utf-8", errors="replace") if isinstance(v, bytes) else str(v) for v in values.tolist()]
     )
@@ -152,8 +193,7 @@ def _strings(group: h5py.Group, key: str, source: str) -> np.ndarray:
 
 def _read_atoms(group: h5py.Group, source: str) -> Atoms:
     resname = _strings(group, "resname", source)
-    resid = np.asarray(_dataset(group, "resid", source)[()], dtype=np.int64)
-    z = np.asarray(_dataset(group, "z", source)[()], dtype=np.int64)
+    resid, z = (np.atleast_1d(_values(group, key, source)).astype(np.int64) for key in ("resid", "z"))
     n = len(resname)
     stated = int(group.attrs.get("numProteinAtoms", n))
     sizes = {"resname": n, "resid": len(resid), "z": len(z), "numProteinAtoms": stated}
@@ -173,45 +213,95 @@ def _read_atoms(group: h5py.Group, source: str) -> Atoms:
         raise InputError(
             f"{source}: atom {i + 1} is in {pdb_resname[i]} in pdbProteinAtoms but {resname[i]} in resname"
         )
-    return Atoms(source, name, resname, segment, resid, z, residue_index(segment, resid, resname))
+    residue = residue_index(segment, resid, resname)
+    pdb_resid = np.asarray([r[22:26] for r in records[:n]])
+    _agree(source, "residue boundaries of resid", residue, residue_index(segment, pdb_resid, resname))
+    if "element" in group:
+        symbols = np.char.upper(_strings(group, "element", source))
+        if len(symbols) == n:
+            known = np.asarray([ELEMENTS.get(s, 0) for s in symbols.tolist()])
+            _agree(source, "z of known elements", z[known > 0], known[known > 0])
+    return Atoms(source, name, resname, segment, resid, z, residue)
+
+
+def _agree(source: str, what: str, found: np.ndarray, other: np.ndarray) -> None:
+    differs = np.flatnonzero(found != other)
+    if len(differs):
+        raise InputError(
+            f"{source}: {what} differ from those of its other copy, first at atom {differs[0] + 1}"
+        )
 
 
 def _read_runs(group: h5py.Group, n_atoms: int, source: str) -> tuple[Run, ...]:
-    runs = []
-    for temperature, replicas in group.items():
-        if not (isinstance(replicas, h5py.Group) and temperature.replace(".", "", 1).isdigit()):
+    """Runs by temperature and replica; a group without data sets, or without frames, is a missing replica."""
+    runs: dict[tuple[float, int], Run] = {}
+    for name, replicas in group.items():
+        match = TEMPERATURE_GROUP.fullmatch(name)
+        if not isinstance(replicas, h5py.Group):
             continue
-        for replica, run in replicas.items():
-            if not (isinstance(run, h5py.Group) and replica.isdigit()):
+        if match is None:
+            if not any(isinstance(item, h5py.Group) for item in replicas.values()):
                 continue
-            key = f"{temperature}/{replica}"
-            runs.append(
-                Run(key, float(temperature), int(replica), _checked_frames(run, n_atoms, source, key))
+            raise InputError(
+                f"{source}: group {name!r} is no temperature; groups must be named such as 320 or sims320K"
             )
-    if not sum(run.n_frames for run in runs):
+        for replica, run in replicas.items():
+            key = f"{name}/{replica}"
+            if not (isinstance(run, h5py.Group) and REPLICA_GROUP.fullmatch(replica)):
+                raise InputError(
+                    f"{source}: {key} is no replica; they must be groups named 0, 1, 2 and so on"
+                )
+            n_frames = _checked_frames(run, n_atoms, source, key) if len(run) else 0
+            if not n_frames:
+                continue
+            place = float(match[1]), int(replica)
+            if place in runs:
+                raise InputError(f"{source}: runs {runs[place].key} and {key} are the same replica")
+            runs[place] = Run(key, *place, n_frames)
+    if not runs:
         raise InputError(f"{source}: has no frames (groups <temperature>/<replica> with coords and forces)")
-    return tuple(sorted(runs, key=lambda run: (run.temperature_K, run.replica)))
+    return tuple(runs[place] for place in sorted(runs))
 
 
 def _checked_frames(run: h5py.Group, n_atoms: int, source: str, key: str) -> int:
-    """Number of frames, after a look at shapes, dtypes and unit attributes."""
+    """Number of frames, after a look at shapes, dtypes, sizes and unit attributes."""
     coords, forces = (_dataset(run, k, f"{source}: run {key}") for k in ("coords", "forces"))
     if coords.shape != forces.shape or coords.shape[1:] != (n_atoms, 3):
         raise InputError(
             f"{source}: run {key}: coords {coords.shape} and forces {forces.shape} must both be "
             f"(frames, {n_atoms}, 3)"
         )
-    for item, allowed in ((coords, LENGTH_UNITS), (forces, FORCE_UNITS)):
+    for item in (coords, forces):
         if item.dtype.kind != "f":
             raise InputError(
                 f"{source}: run {key}: {item.name} has type {item.dtype}, must be floating point"
             )
-        for attribute in ("unit", "units"):
-            unit = item.attrs.get(attribute)
-            unit = unit.decode() if isinstance(unit, bytes) else unit
-            if unit is not None and str(unit).lower().replace(" ", "") not in allowed:
-                raise InputError(
-                    f"{source}: run {key}: {str(item.name).rsplit('/', 1)[-1]} has unit {str(unit)!r}, "
-                    f"must be {'Angstrom' if item is coords else 'kcal/mol/Angstrom'}"
-                )
+        if not stored_whole(item):
+            raise InputError(
+                f"{source}: run {key}: {item.name} of shape {item.shape} occupies "
+                f"{item.id.get_storage_size()} bytes: the file is damaged, copy it again"
+            )
+        _unit(item, source, key)
     return int(coords.shape[0])
+
+
+def _unit(item: h5py.Dataset, source: str, key: str) -> float:
+    """What a number of coords or forces is in Å or kcal/mol/Å, by its attribute, 1 without one.
+
+    Raises InputError on a unit that is not known.
+    """
+    name = str(item.name).rsplit("/", 1)[-1]
+    allowed = LENGTH_UNITS if name == "coords" else FORCE_UNITS
+    for attribute in ("unit", "units"):
+        unit = item.attrs.get(attribute)
+        unit = unit.decode("utf-8", errors="replace") if isinstance(unit, bytes) else unit
+        if unit is None:
+            continue
+        scale = allowed.get(str(unit).lower().replace(" ", ""))
+        if scale is None:
+            raise InputError(
+                f"{source}: run {key}: {name} has unit {str(unit)!r}, must be "
+                f"{'Angstrom or nm' if name == 'coords' else 'kcal/mol/Angstrom or kJ/mol/nm'}"
+            )
+        return scale
+    return 1.0

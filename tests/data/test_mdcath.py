@@ -173,7 +173,7 @@ def test_values_in_another_unit(path, key, factor, message):
         first_frame(path)
 
 
-@pytest.mark.parametrize(("key", "unit"), [("coords", "nm"), ("forces", "kJ/mol/nm")])
+@pytest.mark.parametrize(("key", "unit"), [("coords", "bohr"), ("forces", "Ha/bohr")])
 def test_unit_attribute(tmp_path, key, unit):
     mini = Mini()
     mini.units[key] = unit
