@@ -61,7 +61,7 @@ def noise_report(
     band = make_band(residue, groups, ca, window)
     windowed = [_windowed(band, case, s, ridge) for s in (None, *case.states)]
     dense = [optimal_map(case.total, groups, ca, ridge, without=s) for s in (None, *case.states)]
-    n_free = len(np.setdiff1d(groups, groups[ca]))
+    n_free = float(len(np.setdiff1d(groups, groups[ca])))
     n_window = float(np.mean([len(band.window(bead)) for bead in range(len(ca))]))
     rows = [
         _given("basic", basic_map(groups, ca), case),

@@ -99,8 +99,8 @@ class PooledState:
     def load(path: Path) -> "PooledState":
         """Read what `save` wrote. Raises InputError on a missing, damaged or other file."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
             number, k = (int(n) for n in arrays.pop("format"))
             if number != STATE_FORMAT:
                 raise ValueError(f"format {number}, {STATE_FORMAT} can be read")

@@ -12,7 +12,7 @@ KT = 0.6
 ATOMS = (("N", 7), ("HN", 1), ("CA", 6), ("HA", 1), ("CB", 6), ("HB1", 1), ("HB2", 1), ("C", 6), ("O", 8))
 GROUP = (0, 0, 1, 1, 2, 2, 2, 3, 4)
 STIFF = {"N": 300.0, "CB": 100.0, "C": 250.0, "O": 150.0}
-NOISE = 12.0
+NOISE = 4.0
 
 
 class Toy(NamedTuple):
@@ -75,7 +75,7 @@ def trajectory(case: Toy, frames: int, seed: int) -> tuple[np.ndarray, np.ndarra
     spring = np.where(free, np.sqrt(KT * case.k), 0.0)[None, :, None] * rng.normal(size=(frames, groups, 3))
     by_group = -spring
     by_group[:, case.mapping.ca // 9 * 5 + 1] += exact + np.einsum("gb,fgc->fbc", case.share, spring)
-    by_group += rng.normal(0, NOISE / 3, by_group.shape)
+    by_group += rng.normal(0, NOISE, by_group.shape)
     first = np.unique(case.groups, return_index=True)[1]
     forces = np.zeros((frames, len(case.groups), 3))
     forces[:, first] = by_group
