@@ -141,9 +141,11 @@ def chain_breaks(
 ) -> tuple[int, ...]:
     """Beads b not bonded to b-1: no peptide bond C(b-1)-N(b) in the list, or a Cα gap above CA_GAP_A.
 
-    The `chain` field is no help: mdCATH writes '0' for every chain.
+    The `chain` field is no help: mdCATH writes '0' for every chain. Without any C and N atom (beads, not
+    atoms) the gap alone decides.
     """
     is_c, is_n = atoms.name == "C", atoms.name == "N"
+    beads_only = not (is_c | is_n).any()
     linked = {
         (int(atoms.residue[i]), int(atoms.residue[j]))
         for i, j in np.concatenate([bonds, bonds[:, ::-1]])
@@ -152,7 +154,9 @@ def chain_breaks(
     owner = atoms.residue[ca]
     gap = np.linalg.norm(np.diff(frame[ca], axis=0), axis=1) > CA_GAP_A
     return tuple(
-        b for b in range(1, len(ca)) if gap[b - 1] or (int(owner[b - 1]), int(owner[b])) not in linked
+        b
+        for b in range(1, len(ca))
+        if gap[b - 1] or not (beads_only or (int(owner[b - 1]), int(owner[b])) in linked)
     )
 
 

@@ -1,0 +1,131 @@
+"""Positions `R` and forces `F` (frames, rows, 3) from an .npz file, read as a stream, compressed or not.
+
+No pickle. The zip's checksums are compared when a run has been read to its end.
+"""
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from cgrefine.errors import InputError
+
+UNITS = {"A,kcal/mol/A": (1.0, 1.0), "nm,kJ/mol/nm": (10.0, 1 / 41.84)}
+"""data.trajectories units → factors of R and F to Å and kcal/mol/Å."""
+TEXTS = ("name", "resname", "species", "resid", "z", "bonds")
+ERRORS = (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, MemoryError,
+          zipfile.BadZipFile, zlib.error, struct.error)  # fmt: skip
+"""What zipfile and numpy raise on damaged files, by the place of the damage."""
+
+
+class NpzFile(NamedTuple):
+    """scales: of R and F, to Å and kcal/mol/Å."""
+
+    path: Path
+    n_frames: int
+    n_atoms: int
+    scales: tuple[float, float]
+
+    def blocks(self, stride: int, block_frames: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(coords, forces) of every stride-th frame, Å and kcal/mol/Å, float32."""
+        try:
+            with (
+                zipfile.ZipFile(self.path) as archive,
+                archive.open("R.npy") as positions,
+                archive.open("F.npy") as forces,
+            ):
+                dtypes = [_header(stream, self.path)[1] for stream in (positions, forces)]
+                for start in range(0, self.n_frames, stride * block_frames):
+                    stop = min(start + stride * block_frames, self.n_frames)
+                    yield (
+                        self._block(positions, dtypes[0], range(start, stop), stride, self.scales[0]),
+                        self._block(forces, dtypes[1], range(start, stop), stride, self.scales[1]),
+                    )
+                for stream in (positions, forces):
+                    if stream.read(1):  # reading the end compares the checksum
+                        raise InputError(f"{self.path}: npz member is longer than its shape says")
+        except InputError:
+            raise
+        except ERRORS as error:
+            raise _damaged(self.path, error) from error
+
+    def _block(
+        self, stream: IO[bytes], dtype: np.dtype, frames: range, stride: int, scale: float
+    ) -> np.ndarray:
+        row = 3 * self.n_atoms
+        found = np.empty((len(frames[::stride]), self.n_atoms, 3), np.float32)
+        for frame in frames:
+            raw = stream.read(row * dtype.itemsize)
+            if len(raw) != row * dtype.itemsize:
+                raise InputError(f"{self.path}: npz member ends in frame {frame + 1} of {self.n_frames}")
+            if (frame - frames.start) % stride == 0:
+                values = np.frombuffer(raw, dtype).reshape(self.n_atoms, 3)
+                with np.errstate(over="ignore"):
+                    found[(frame - frames.start) // stride] = values.astype(np.float64) * scale
+        return found
+
+
+def open_npz(path: Path, units: str) -> NpzFile:
+    """Shapes and types of R and F. Raises InputError on other or damaged files, and on pickled objects."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            for key in ("R", "F"):
+                if key not in names:
+                    raise InputError(
+                        f"{path}: npz has no {key}; found {', '.join(names) or 'nothing'} (positions R and "
+                        "forces F are needed)"
+                    )
+            shapes = []
+            for key in ("R", "F"):
+                with archive.open(f"{key}.npy") as stream:
+                    shapes.append(_header(stream, path)[0])
+    except InputError:
+        raise
+    except ERRORS as error:
+        raise _damaged(path, error) from error
+    first, second = shapes
+    if first != second or len(first) != 3 or first[2] != 3 or 0 in first:
+        raise InputError(f"{path}: R {first} and F {second} must both be (frames, rows, 3), none of them 0")
+    return NpzFile(path, first[0], first[1], UNITS[units])
+
+
+def npz_texts(path: Path) -> dict[str, np.ndarray]:
+    """The small arrays that describe the rows. Raises InputError on damaged files and pickled objects."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {key: np.asarray(arrays[key]) for key in TEXTS if key in arrays.files}
+    except ERRORS as error:
+        if "Object arrays" in str(error):
+            raise InputError(
+                f"{path}: npz holds Python objects, which are not read; save texts as str arrays"
+            ) from error
+        raise _damaged(path, error) from error
+
+
+def _header(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an .npy stream, which is left at its first number."""
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    elif version == (2, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+    else:
+        raise InputError(f"{path}: .npy version {version} is not read, only (1, 0) and (2, 0)")
+    if dtype.hasobject:
+        raise InputError(
+            f"{path}: npz holds Python objects, which are not read; save R and F as float arrays"
+        )
+    if dtype.kind != "f" or (fortran and len(shape) > 1):
+        order = "Fortran" if fortran else "C"
+        raise InputError(f"{path}: R and F must be floating point in C order, found {dtype} in {order} order")
+    return shape, dtype
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    text = " ".join(str(error).split())
+    return InputError(f"{path}: npz file is truncated or damaged ({text}); copy it again")
