@@ -111,6 +111,8 @@ def test_states_of_molecules_add(alone):
     once, twice = fitted(state), fitted(state, state)
     for name, row in once.coefficients.items():
         assert twice.coefficients[name] == pytest.approx(row, abs=1e-12)
+    halves = fitted(*(state_of(case, part) for part in np.array_split(forces, 2)), min_frames=1)
+    assert halves.coefficients["ALA"] == pytest.approx(once.coefficients["ALA"], abs=1e-4)
     joined = fitted(state, more)
     assert set(joined.coefficients) == {"ALA", "GLY", "PRO", "VAL"}
     assert joined.coefficients["ALA"] == pytest.approx(once.coefficients["ALA"], abs=1e-12)
