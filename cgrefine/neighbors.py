@@ -16,6 +16,9 @@ from jaxtyping import Array, Float
 from cgrefine.geometry import AnyArray
 from cgrefine.system import System
 
+_BLOCK_PAIRS = 40_000
+"""Pairs of a block: 160 kB in float32; and too few multiplications for BLAS to start threads."""
+
 
 class Neighbors(NamedTuple):
     """senders, receivers (e,) int32; edge_mask (e,) bool; overflow () bool: more edges than e exist.
@@ -71,14 +74,61 @@ def update(
 
 
 def frame_edges(positions: np.ndarray, cutoff_A: float) -> tuple[np.ndarray, np.ndarray]:
-    """Directed edges (senders, receivers) of one molecule's frame, positions (n, 3) in Å (numpy)."""
-    x = np.asarray(positions, dtype=np.float64)
-    # One component at a time: three times faster than a sum over a last axis of length 3.
-    dx, dy, dz = (x[:, None, c] - x[None, :, c] for c in range(3))
-    squared = dx * dx + dy * dy + dz * dz
-    np.fill_diagonal(squared, np.inf)
-    senders, receivers = np.nonzero(squared < cutoff_A**2)
-    return senders.astype(np.int32), receivers.astype(np.int32)
+    """Directed edges (senders, receivers) int32 of one molecule's frame, sorted; positions (n, 3) Å (numpy).
+
+    All pairs as |x|² + |y|² - 2xy in float32, a block of rows at a time so that it stays in the cache; pairs
+    closer to the cutoff than the rounding error are decided in float64. Faster than cell lists up to about
+    2,000 beads. Raises ValueError when a position is not finite.
+    """
+    x = np.asarray(positions)
+    n, cutoff2 = len(x), cutoff_A**2
+    left, right, largest = _pair_factors(x)
+    # five products and sums of terms up to 4 max |x|², and rounded coordinates: below 40 · 2⁻²⁴ max |x|²
+    error = 64 * 2.0**-24 * largest
+    if not np.isfinite(error):
+        raise ValueError("positions are not all finite")
+    low, high = np.float32(cutoff2 - error), np.float32(cutoff2 + error)
+    rows = max(_BLOCK_PAIRS // max(n, 1), 1)
+    found, doubtful, total = [], [], 0
+    for start in range(0, n, rows):
+        block = (left[start : start + rows] @ right).reshape(-1)
+        block[start :: n + 1] = np.inf
+        close = (block < high).nonzero()[0]
+        at_cutoff = (block[close] >= low).nonzero()[0]
+        found.append(close + start * n)
+        doubtful.append(at_cutoff + total)
+        total += len(close)
+    pairs = found[0] if len(found) == 1 else np.concatenate([np.zeros(0, np.int64), *found])
+    pairs = _without_longer(pairs, np.concatenate([np.zeros(0, np.int64), *doubtful]), x, cutoff2)
+    first = np.arange(n) * n
+    ends = pairs.searchsorted(first + n)
+    ends[1:] -= ends[:-1].copy()
+    senders = np.arange(n, dtype=np.int32).repeat(ends)
+    return senders, (pairs - first.repeat(ends)).astype(np.int32)
+
+
+def _pair_factors(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """(n, 5), (5, n) float32 whose product are the squared distances of all pairs; and max |x|²."""
+    n = len(x)
+    centre = np.add.reduce(x, axis=0, dtype=np.float64) / max(n, 1)
+    left, right = np.ones((n, 5), np.float32), np.ones((5, n), np.float32)
+    left[:, :3] = x - centre
+    squares = np.einsum("ij,ij->i", left[:, :3], left[:, :3])
+    left[:, 3] = right[4] = squares
+    np.multiply(left[:, :3].T, -2, out=right[:3])
+    return left, right, float(squares.max(initial=0.0))
+
+
+def _without_longer(pairs: np.ndarray, doubtful: np.ndarray, x: np.ndarray, cutoff2: float) -> np.ndarray:
+    """Pairs i·n + j without those of `doubtful` (indices of pairs) that are not within the cutoff."""
+    if len(doubtful) == 0:
+        return pairs
+    i, j = np.divmod(pairs[doubtful], len(x))
+    # the same order of operations as a direct float64 sum, so that ties at the cutoff agree
+    dx, dy, dz = (x[i].astype(np.float64) - x[j]).T
+    keep = np.ones(len(pairs), bool)
+    keep[doubtful] = dx * dx + dy * dy + dz * dz < cutoff2
+    return pairs[keep]
 
 
 def padded(senders: np.ndarray, receivers: np.ndarray, capacity: int) -> Neighbors:

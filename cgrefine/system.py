@@ -149,17 +149,22 @@ def pack(topologies: Sequence[Topology], capacity: Capacity | None = None) -> Sy
     for name, have, want in zip(Capacity._fields, cap, need, strict=True):
         if have < want:
             raise ValueError(f"packed graph has room for {have} {name}, {want} needed")
-    offsets = np.cumsum([0] + [t.n_beads for t in topologies])
+    lengths = [t.n_beads for t in topologies]
+    offsets = (np.cumsum(lengths) - lengths).astype(np.int32)
     masses = np.asarray(residues.RESIDUE_MASSES)
 
     def joined(field: str, size: int, shift: bool = False) -> np.ndarray:
-        parts = [getattr(t, field) + (o if shift else 0) for t, o in zip(topologies, offsets, strict=False)]
-        rows = np.concatenate(parts).astype(np.int32)
-        padding = np.zeros((size - len(rows), *rows.shape[1:]), np.int32)
-        return np.concatenate([rows, padding])
+        parts = [getattr(t, field) for t in topologies]
+        counts = [len(part) for part in parts]
+        rows = np.zeros((size, *parts[0].shape[1:]), np.int32)
+        filled = rows[: sum(counts)]
+        np.concatenate(parts, out=filled)
+        if shift:
+            filled += np.repeat(offsets, counts)[:, None]
+        return rows
 
     species = joined("species", cap.beads)
-    graph_of_bead = np.repeat(np.arange(len(topologies)), [t.n_beads for t in topologies])
+    graph_of_bead = np.repeat(np.arange(len(topologies)), lengths)
     graph_id = np.full(cap.beads, cap.graphs - 1, np.int32)
     graph_id[: need.beads] = graph_of_bead
     return System(

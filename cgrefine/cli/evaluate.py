@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from cgrefine.artifacts import Stage, write_json
 from cgrefine.cli.console import Console
 from cgrefine.config.schema import Config
-from cgrefine.data.batches import frame_set
+from cgrefine.data.frames import frame_set
 from cgrefine.data.store import open_dataset
 from cgrefine.fm import forcefield
 from cgrefine.fm.evaluate import Evaluation, ResidueRow, evaluate
@@ -26,11 +26,14 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     """Read prepare/ and train/forcefield; write evaluation.json, metrics and report.html."""
     dataset = open_dataset(root / "prepare")
     force_field = forcefield.load(root / "train" / "forcefield")
-    batch_beads = max(domain.topology.n_beads for domain in dataset.domains)
+    batch_beads = max(domain.n_beads for domain in dataset.domains)
     if config.train is not None:
         batch_beads = max(batch_beads, config.train.batch_beads)
-    frames = frame_set(dataset.domains, validation=True, cutoff_A=force_field.model.cutoff_A)
-    result = evaluate(force_field.model, force_field.params, frames, batch_beads)
+    loader = config.loader
+    frames = frame_set(
+        dataset.domains, True, force_field.model.cutoff_A, loader.stride, loader.temperatures_K
+    )
+    result = evaluate(force_field.model, force_field.params, frames, batch_beads, loader)
     _record(stage, result, force_field.facts["network"] is not None)
     write_json(
         stage.path / "evaluation.json",

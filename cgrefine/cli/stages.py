@@ -43,7 +43,13 @@ BY_NAME = {spec.name: spec for spec in CHAIN}
 RESUMED = frozenset({"prepare"})
 """Stages that take up their own unfinished folder: each piece in it says what work it is the result of."""
 
-EXTRA_SECTIONS = {"observe": ("sim",), "audit": ("sim",), "lammps": ("sim",)}
+EXTRA_SECTIONS = {
+    "train": ("loader",),
+    "evaluate": ("loader",),
+    "observe": ("sim",),
+    "audit": ("sim",),
+    "lammps": ("sim",),
+}
 """Sections that a stage reads besides its own; they reach its fingerprint through the stage it needs."""
 
 

@@ -14,8 +14,8 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from cgrefine.artifacts import Stage
 from cgrefine.cli.console import Console
-from cgrefine.config.schema import Config, Model, Train
-from cgrefine.data import batches
+from cgrefine.config.schema import Config, Loader, Model, Train
+from cgrefine.data.frames import FrameSet, frame_set, mean_neighbors
 from cgrefine.data.store import Dataset, open_dataset
 from cgrefine.errors import InputError
 from cgrefine.fm import forcefield, snapshots
@@ -34,11 +34,11 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     dataset = open_dataset(root / "prepare")
     prior = forcefield.load(root / "priors" / "forcefield")
     if config.model.name == "none":
-        _prior_only(stage, dataset, prior, config.train)
+        _prior_only(stage, dataset, prior, config.train, config.loader)
         return
-    sets = _frame_sets(dataset, max(config.model.cutoff_A, prior.model.cutoff_A))
+    sets = _frame_sets(dataset, max(config.model.cutoff_A, prior.model.cutoff_A), config.loader)
     facts = _network_facts(config.model, sets.training)
-    log = _fitted(stage, config.train, sets, prior, facts, console)
+    log = _fitted(stage, config.train, config.loader, sets, prior, facts, console)
     last = log[-1].snapshot
     forcefield.save(stage.path / "forcefield", forcefield.with_network(prior, facts, last.best_params))
     _write_csv(stage.path / "log.csv", log)
@@ -50,28 +50,38 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
 class _Sets:
     """Training and validation frames."""
 
-    training: batches.FrameSet
-    validation: batches.FrameSet
+    training: FrameSet
+    validation: FrameSet
 
 
-def _frame_sets(dataset: Dataset, cutoff_A: float) -> _Sets:
-    training = batches.frame_set(dataset.domains, validation=False, cutoff_A=cutoff_A)
-    validation = batches.frame_set(dataset.domains, validation=True, cutoff_A=cutoff_A)
+def _frame_sets(dataset: Dataset, cutoff_A: float, loader: Loader) -> _Sets:
+    """The validation frames are not weighted by temperature: they measure all of what was chosen."""
+    domains, choice = dataset.domains, (cutoff_A, loader.stride, loader.temperatures_K)
+    training = frame_set(domains, False, *choice, loader.temperature_weights)
+    validation = frame_set(domains, True, *choice)
     for name, frames in (("training", training), ("validation", validation)):
         if len(frames) == 0:
-            raise InputError(f"{dataset.folder}: the split leaves no {name} frame (data.split)")
+            raise InputError(f"{dataset.folder}: the split leaves no {name} frame (data.split, loader)")
     return _Sets(training, validation)
 
 
-def _network_facts(model: Model, training: batches.FrameSet) -> dict:
-    return {**model.model_dump(), "avg_neighbors": batches.mean_neighbors(training, model.cutoff_A)}
+def _network_facts(model: Model, training: FrameSet) -> dict:
+    return {**model.model_dump(), "avg_neighbors": mean_neighbors(training, model.cutoff_A)}
 
 
 def _fitted(
-    stage: Stage, settings: Train, sets: _Sets, prior: ForceField, facts: dict, console: Console
+    stage: Stage,
+    settings: Train,
+    loader: Loader,
+    sets: _Sets,
+    prior: ForceField,
+    facts: dict,
+    console: Console,
 ) -> list[Epoch]:
     """Run the fit, storing snapshots and TensorBoard scalars as it goes."""
-    epochs = fit(network_term(facts), prior.model, prior.params, sets.training, sets.validation, settings)
+    epochs = fit(
+        network_term(facts), prior.model, prior.params, sets.training, sets.validation, settings, loader
+    )
     log: list[Epoch] = []
     board = EventFileWriter(str(stage.path / "tensorboard"))
     with snapshots.snapshots(stage.path / "checkpoints", settings.keep_checkpoints) as manager:
@@ -186,10 +196,10 @@ def _loss_figure(log: Sequence[Epoch]) -> Figure:
     return fig
 
 
-def _prior_only(stage: Stage, dataset: Dataset, prior: ForceField, settings: Train) -> None:
+def _prior_only(stage: Stage, dataset: Dataset, prior: ForceField, settings: Train, loader: Loader) -> None:
     """model.name none: the priors go on unchanged, measured on the validation frames."""
-    frames = batches.frame_set(dataset.domains, validation=True, cutoff_A=prior.model.cutoff_A)
-    found = evaluate(prior.model, prior.params, frames, settings.batch_beads).metrics
+    frames = _frame_sets(dataset, prior.model.cutoff_A, loader).validation
+    found = evaluate(prior.model, prior.params, frames, settings.batch_beads, loader).metrics
     errors = ForceErrors(*(found[name].value for name in ("force_mse", "force_mse_prior", "force_mse_zero")))
     forcefield.save(stage.path / "forcefield", prior)
     _record_errors(stage, errors)

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cgrefine import energy
-from cgrefine.data import batches
-from cgrefine.data.batches import Batch, FrameSet
+from cgrefine.config.schema import Loader
+from cgrefine.data.frames import FrameSet
+from cgrefine.data.loader import Reading, each, sweep
+from cgrefine.data.packing import Batch, budget_for
 from cgrefine.energy import SumOfTerms
 from cgrefine.residues import N_SPECIES, RESIDUES
 
@@ -76,7 +78,12 @@ class Sums(NamedTuple):
 
 
 def evaluate(
-    model: SumOfTerms, params: Mapping[str, energy.Params], frames: FrameSet, batch_beads: int, seed: int = 0
+    model: SumOfTerms,
+    params: Mapping[str, energy.Params],
+    frames: FrameSet,
+    batch_beads: int,
+    loader: Loader,
+    seed: int = 0,
 ) -> Evaluation:
     """Errors of the model on all frames, in float32; its terms in order, the network (if any) last.
 
@@ -84,7 +91,7 @@ def evaluate(
     """
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
     names = [term.name for term in model.terms]
-    sums = accumulate(model, params, frames, batch_beads)
+    sums = accumulate(model, params, frames, batch_beads, loader)
     prior = len([name for name in names if name != "network"])
     return Evaluation(
         metrics=_metrics(sums, prior, _blocks(frames), np.random.default_rng(seed)),
@@ -96,27 +103,31 @@ def evaluate(
 
 
 def accumulate(
-    model: SumOfTerms, params: Mapping[str, energy.Params], frames: FrameSet, batch_beads: int
+    model: SumOfTerms,
+    params: Mapping[str, energy.Params],
+    frames: FrameSet,
+    batch_beads: int,
+    loader: Loader,
 ) -> Sums:
     """One pass over the frames in packed batches; sums in float64."""
-    budget = batches.budget_for([frames], batch_beads)
+    budget = budget_for([frames], batch_beads, loader.edge_headroom)
+    reading = Reading(loader.buffer_frames, loader.prefetch, loader.workers)
     terms_forces = _forces_by_term(model)
     n = len(model.terms)
     sums = Sums(
         np.zeros((len(frames), n + 1)), np.zeros(n), np.zeros((N_SPECIES, n + 1)),
         np.zeros(len(frames)), np.zeros(N_SPECIES),
     )  # fmt: skip
-    for items in batches.sweep(frames, budget).batches:
-        batch = batches.make_batch(frames, items, budget)
-        real = batch.system.bead_mask
+    for rows, batch in each(sweep(frames, budget, reading)):
+        real = np.asarray(batch.system.bead_mask)
         per_term = np.asarray(terms_forces(params, batch), np.float64).reshape(n, -1, 3)[:, real]
         error = np.concatenate([np.zeros((1, *per_term.shape[1:])), np.cumsum(per_term, axis=0)])
         squares = ((batch.target_forces[real] - error) ** 2).sum(-1).T
-        rows = np.asarray([item.row for item in items])[batch.system.graph_id[real]]
+        row = rows[batch.system.graph_id[real]]
         species = batch.system.species[real]
-        np.add.at(sums.squares, rows, squares)
+        np.add.at(sums.squares, row, squares)
         np.add.at(sums.by_species, species, squares)
-        np.add.at(sums.count, rows, 1.0)
+        np.add.at(sums.count, row, 1.0)
         np.add.at(sums.species_count, species, 1.0)
         sums.own[:] += (per_term**2).sum((1, 2))
     return sums
@@ -160,15 +171,15 @@ def _formulas(totals: np.ndarray) -> dict[str, np.ndarray]:
 
 def _blocks(frames: FrameSet) -> np.ndarray:
     """(f,) block of each frame: up to BLOCK_FRAMES consecutive rows of one domain, temperature, replica."""
-    keys = []
-    place: dict[tuple, int] = {}
-    for domain, frame in frames.rows:
-        source = frames.domains[domain]
-        run = (int(domain), float(source.temperature_K[frame]), int(source.replica[frame]))
-        place[run] = place.get(run, -1) + 1
-        keys.append((*run, place[run] // BLOCK_FRAMES))
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    return np.asarray([numbers[key] for key in keys])
+    pieces = frames.pieces
+    keys = np.column_stack([pieces.domain, pieces.temperature_K, pieces.replica])
+    run = np.repeat(np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1), pieces.count)
+    length = np.bincount(run)
+    order = np.argsort(run, kind="stable")
+    place = np.empty(len(run), np.int64)
+    place[order] = np.arange(len(run)) - np.repeat(np.cumsum(length) - length, length)
+    n_blocks = -(-length // BLOCK_FRAMES)
+    return (np.cumsum(n_blocks) - n_blocks)[run] + place // BLOCK_FRAMES
 
 
 def _residue_rows(sums: Sums, prior: int) -> tuple[ResidueRow, ...]:

@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cgrefine import energy
-from cgrefine.data.batches import Batch
+from cgrefine.data.packing import Batch
 from cgrefine.energy import BeadEnergies, NetworkTerm, Params
 
 

@@ -16,9 +16,10 @@ import optax
 from jaxtyping import Array
 
 from cgrefine import energy
-from cgrefine.config.schema import Train
-from cgrefine.data import batches
-from cgrefine.data.batches import Batch, Budget, FrameSet, Plan
+from cgrefine.config.schema import Loader, Train
+from cgrefine.data.frames import FrameSet
+from cgrefine.data.loader import Decoys, Packed, Reading, each, sweep, training_batches
+from cgrefine.data.packing import Batch, Budget, budget_for, estimated_batches
 from cgrefine.energy import NetworkTerm, Params, SumOfTerms
 from cgrefine.fm import loss, optimizers
 
@@ -102,21 +103,24 @@ def fit(
     training: FrameSet,
     validation: FrameSet,
     settings: Train,
+    loader: Loader,
     start: Snapshot | None = None,
 ) -> Iterator[Epoch]:
     """Train the network in float32, yielding each epoch; the last snapshot holds the best parameters.
 
     Both sets must have their edges within the longest cutoff of network and prior. Raises InputError
-    when a set is empty or a frame exceeds settings.batch_beads.
+    when a set is empty or a frame exceeds settings.batch_beads. The learning rate follows the estimated
+    number of steps, and stays at its end when there are a few more.
     """
-    budget = batches.budget_for([training, validation], settings.batch_beads)
-    decoys = batches.Decoys(settings.decoy_fraction, settings.decoy_noise_A, settings.decoy_weight)
-    per_epoch = len(batches.plan_epoch(training, budget, settings.seed, 0, decoys).batches)
+    budget = budget_for([training, validation], settings.batch_beads, loader.edge_headroom)
+    reading = Reading(loader.buffer_frames, loader.prefetch, loader.workers)
+    decoys = Decoys(settings.decoy_fraction, settings.decoy_noise_A, settings.decoy_weight)
+    per_epoch = estimated_batches(training, budget, decoys.fraction, loader.buffer_frames)
     rate = optimizers.schedule(settings.learning_rate, per_epoch * settings.epochs, settings.warmup_fraction)
     optimizer = optimizers.adabelief(rate, settings.clip_norm, settings.weight_decay)
     init, step = force_matching(network, prior, optimizer)
     advance = jax.jit(step, donate_argnums=0)
-    measure = validator(network, prior, validation, budget)
+    measure = validator(network, prior, validation, budget, reading)
     prior_params = single(prior_params)
 
     if start is None:
@@ -128,19 +132,18 @@ def fit(
         snapshot = start
         state = jax.tree.map(jnp.array, start.state)
     for epoch in range(snapshot.epoch + 1, settings.epochs + 1):
-        plan = batches.plan_epoch(training, budget, settings.seed, epoch, decoys)
-        made = (batches.make_batch(training, items, budget, decoys) for items in plan.batches)
-        state, infos, seconds = _one_epoch(advance, state, made, prior_params)
+        made = each(training_batches(training, budget, settings.seed, epoch, decoys, reading))
+        state, infos, slots_used, seconds = _one_epoch(advance, state, made, prior_params)
         errors = measure(state.params, prior_params)
         snapshot = _advanced(snapshot, epoch, state, errors.model)
-        yield _log(epoch, infos, rate, errors, seconds, plan, snapshot)
+        yield _log(epoch, infos, rate, errors, seconds, slots_used, snapshot)
 
 
 def validator(
-    network: NetworkTerm, prior: SumOfTerms, frames: FrameSet, budget: Budget
+    network: NetworkTerm, prior: SumOfTerms, frames: FrameSet, budget: Budget, reading: Reading
 ) -> Callable[[Params, Params], ForceErrors]:
     """measure(params, prior_params) -> ForceErrors over all the frames, compiled once."""
-    plan = batches.sweep(frames, budget)
+    batches = sweep(frames, budget, reading)
 
     @jax.jit
     def squares(params: Params, prior_params: Params, batch: Batch) -> Array:
@@ -153,8 +156,7 @@ def validator(
 
     def measure(params: Params, prior_params: Params) -> ForceErrors:
         total, beads = np.zeros(3), 0
-        for items in plan.batches:
-            batch = batches.make_batch(frames, items, budget)
+        for _, batch in each(batches):
             count = int(batch.system.bead_mask.sum())
             total += count * np.asarray(squares(params, prior_params, batch), np.float64)
             beads += count
@@ -176,13 +178,17 @@ def on_host(tree: Any) -> Any:
 def _one_epoch(
     advance: Callable[..., tuple[FitState, FitInfo]],
     state: FitState,
-    made: Iterator[Batch],
+    made: Iterator[Packed],
     prior_params: Params,
-) -> tuple[FitState, list[FitInfo], float]:
-    """All steps of an epoch; seconds per step without the first one, which may compile."""
+) -> tuple[FitState, list[FitInfo], float, float]:
+    """All steps of an epoch; the share of edge slots that hold an edge; and seconds per step.
+
+    The first step, which may compile, is left out of the time.
+    """
     infos: list[FitInfo] = []
-    begin = time.perf_counter()
-    for batch in made:
+    used, begin, first = 0.0, time.perf_counter(), math.nan
+    for _, batch in made:
+        used += float(np.mean(batch.neighbors.edge_mask))
         state, info = advance(state, batch, prior_params)
         infos.append(info)
         if len(infos) == 1:
@@ -190,7 +196,7 @@ def _one_epoch(
             first, begin = time.perf_counter() - begin, time.perf_counter()
     jax.block_until_ready(state)
     rest = time.perf_counter() - begin
-    return state, infos, rest / (len(infos) - 1) if len(infos) > 1 else first
+    return state, infos, used / len(infos), rest / (len(infos) - 1) if len(infos) > 1 else first
 
 
 def _advanced(before: Snapshot, epoch: int, state: FitState, mse: float) -> Snapshot:
@@ -206,7 +212,7 @@ def _log(
     rate: optax.Schedule,
     errors: ForceErrors,
     seconds: float,
-    plan: Plan,
+    slots_used: float,
     snapshot: Snapshot,
 ) -> Epoch:
     return Epoch(
@@ -217,7 +223,7 @@ def _log(
         learning_rate=float(np.asarray(rate(int(snapshot.state.step) - 1))),
         validation=errors,
         seconds_per_step=seconds,
-        slots_used=plan.slots_used,
+        slots_used=slots_used,
         skipped=optimizers.skipped(snapshot.state.opt_state),
         snapshot=snapshot,
     )

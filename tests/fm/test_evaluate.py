@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cgrefine.data import batches
+from cgrefine.config.schema import Loader
+from cgrefine.data.frames import frame_set
 from cgrefine.energy import SumOfTerms
 from cgrefine.errors import InputError
 from cgrefine.fm.evaluate import evaluate
@@ -17,12 +18,12 @@ PARAMS = {**PRIOR_PARAMS, "network": TEACHER}
 @pytest.fixture(scope="module")
 def frames():
     domains = [domain(n, 40, seed=n, noise=NOISE, validation=range(30)) for n in (6, 11)]
-    return batches.frame_set(domains, validation=True, cutoff_A=CUTOFF)
+    return frame_set(domains, validation=True, cutoff_A=CUTOFF)
 
 
 @pytest.fixture(scope="module")
 def result(frames):
-    return evaluate(MODEL, PARAMS, frames, batch_beads=50)
+    return evaluate(MODEL, PARAMS, frames, batch_beads=50, loader=Loader())
 
 
 def test_only_the_noise_is_left(result):
@@ -66,11 +67,11 @@ def test_residue_types_add_up(result):
 
 
 def test_priors_alone(frames):
-    result = evaluate(PRIOR, PRIOR_PARAMS, frames, batch_beads=50)
+    result = evaluate(PRIOR, PRIOR_PARAMS, frames, batch_beads=50, loader=Loader())
     assert result.metrics["explained_variance"] == result.metrics["explained_variance_prior"]
 
 
 def test_no_frame_is_an_error():
-    empty = batches.frame_set([domain(6, 2, seed=1)], validation=True, cutoff_A=CUTOFF)
+    empty = frame_set([domain(6, 2, seed=1)], validation=True, cutoff_A=CUTOFF)
     with pytest.raises(InputError, match="no frame"):
-        evaluate(MODEL, PARAMS, empty, batch_beads=50)
+        evaluate(MODEL, PARAMS, empty, batch_beads=50, loader=Loader())

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 
 from cgrefine import energy
-from cgrefine.data import batches
+from cgrefine.data.frames import frame_set
+from cgrefine.data.loader import Decoys, Reading, each, sweep, training_batches
+from cgrefine.data.packing import budget_for
 from cgrefine.fm import loss
 from tests.fm.toy import PRIOR, PRIOR_PARAMS, RADIAL, domain
+
+READING = Reading(buffer_frames=16, prefetch=1, workers=0)
 
 
 def test_force_mse_by_hand():
@@ -30,11 +34,10 @@ def test_rows_without_weight_may_hold_anything():
 
 
 def test_residual_is_target_minus_prior_and_zero_on_decoys():
-    frames = batches.frame_set([domain(6, 3, seed=1)], validation=False, cutoff_A=9.0)
-    budget = batches.budget_for([frames], 30)
-    decoys = batches.Decoys(fraction=1.0, noise_A=0.3, weight=0.25)
-    plan = batches.plan_epoch(frames, budget, 0, 1, decoys)
-    batch = batches.make_batch(frames, plan.batches[0], budget, decoys)
+    frames = frame_set([domain(6, 3, seed=1)], validation=False, cutoff_A=9.0)
+    budget = budget_for([frames], 30, 1.05)
+    decoys = Decoys(fraction=1.0, noise_A=0.3, weight=0.25)
+    batch = next(each(training_batches(frames, budget, 0, 1, decoys, READING))).batch
     x = jnp.asarray(batch.positions)
     prior = energy.forces(PRIOR, PRIOR_PARAMS, x, batch.system, batch.neighbors)
     residual = np.asarray(loss.residual_forces(PRIOR, PRIOR_PARAMS, batch))
@@ -46,9 +49,8 @@ def test_residual_is_target_minus_prior_and_zero_on_decoys():
 
 
 def test_matching_loss_vanishes_for_the_teacher():
-    frames = batches.frame_set([domain(6, 2, seed=2)], validation=False, cutoff_A=9.0)
-    budget = batches.budget_for([frames], 12)
-    batch = batches.make_batch(frames, batches.sweep(frames, budget).batches[0], budget)
+    frames = frame_set([domain(6, 2, seed=2)], validation=False, cutoff_A=9.0)
+    batch = next(each(sweep(frames, budget_for([frames], 12, 1.05), READING))).batch
     residual = loss.residual_forces(PRIOR, PRIOR_PARAMS, batch)
     teacher = loss.matching_loss(RADIAL, {"height": jnp.asarray([6.0, -3.0])}, batch, residual)
     nothing = loss.matching_loss(RADIAL, {"height": jnp.zeros(2)}, batch, residual)

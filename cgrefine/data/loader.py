@@ -1,0 +1,202 @@
+"""From the store to packed batches: a grain pipeline that reads, finds edges and packs in the background.
+
+rows of the epoch → shuffled by (seed, epoch) → this process' share → frames with edges (read threads) →
+packed batches (a thread of this process, or worker processes). Each iterator has get_state and set_state
+(JSON-able): restored in the middle of an epoch it goes on with the same batches.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+from grain.experimental import ThreadPrefetchIterDataset, index_shuffle
+
+from cgrefine.data.frames import FrameSet, Rows
+from cgrefine.data.packing import Batch, Budget, Item, make_batch, next_batch
+from cgrefine.errors import InputError
+from cgrefine.neighbors import frame_edges
+
+READ_THREADS = 4
+READ_AHEAD = 64
+"""Frames that are read before they are asked for."""
+
+SHUFFLE_ROUNDS = 4
+
+
+class Decoys(NamedTuple):
+    """Noisy copies of frames, on which the network is asked for no force.
+
+    fraction: decoys for each frame of an epoch; noise_A: standard deviation per component; weight: of
+    their beads in the loss, beside 1 for real ones.
+    """
+
+    fraction: float
+    noise_A: float
+    weight: float
+
+
+NO_DECOYS = Decoys(0.0, 0.0, 0.0)
+
+
+class Reading(NamedTuple):
+    """How batches are made. buffer_frames: that wait for a place; prefetch: batches made ahead;
+
+    workers: processes that make them, 0 for a thread of this one. share: (index, count) of this process
+    among those that train together.
+    """
+
+    buffer_frames: int
+    prefetch: int
+    workers: int
+    share: tuple[int, int] = (0, 1)
+
+
+class Packed(NamedTuple):
+    """A batch, and the row of the epoch that each graph is, -1 on padding; decoys follow the frames."""
+
+    rows: np.ndarray
+    batch: Batch
+
+
+@dataclass(frozen=True, eq=False)
+class FrameSource:
+    """Gives the Item of a row. Rows from len(rows) on are decoys of shuffled frames; seeds (3,)."""
+
+    frames: FrameSet
+    rows: Rows
+    decoys: Decoys
+    seeds: tuple[int, int, int]
+
+    @property
+    def total(self) -> int:
+        """Rows of the epoch, decoys included."""
+        return len(self.rows) + round(self.decoys.fraction * len(self.rows))
+
+    def __call__(self, row: int) -> Item:
+        decoy = row - len(self.rows)
+        source = row if decoy < 0 else _shuffled(decoy, len(self.rows), self.seeds[1])
+        index, frame = self.rows.where(source)
+        domain = self.frames.domains[index]
+        x = domain.positions[frame]
+        if decoy < 0:
+            forces = domain.forces[frame]
+        else:
+            noise = np.random.default_rng([self.seeds[2], decoy]).normal(0.0, self.decoys.noise_A, x.shape)
+            x, forces = (x + noise).astype(np.float32), np.zeros_like(x)
+        senders, receivers = frame_edges(x, self.frames.cutoff_A)
+        return Item(int(row), index, frame, x, forces, senders, receivers, decoy >= 0)
+
+    def packed(self, items: list[Item], budget: Budget) -> Packed:
+        """The batch of these items."""
+        rows = np.full(budget.graphs, -1, np.int64)
+        rows[: len(items)] = [item.row for item in items]
+        topologies = [self.frames.domains[item.domain].topology for item in items]
+        return Packed(rows, make_batch(items, topologies, budget, self.decoys.weight))
+
+
+def training_batches(
+    frames: FrameSet, budget: Budget, seed: int, epoch: int, decoys: Decoys, reading: Reading
+) -> grain.IterDataset:
+    """`Packed` batches of one epoch in an order that (seed, epoch) and `reading` decide.
+
+    Its iterators are to be closed. They raise InputError on a frame that is larger than a batch.
+    """
+    seeds = [int(s) for s in np.random.SeedSequence([seed, epoch]).generate_state(3)]
+    source = FrameSource(frames, frames.epoch(seed, epoch), decoys, (seeds[0], seeds[1], seeds[2]))
+    return _pipeline(source, _range(source.total).shuffle(seed=seeds[0]), budget, reading)
+
+
+def sweep(frames: FrameSet, budget: Budget, reading: Reading) -> grain.IterDataset:
+    """`Packed` batches with every frame once, always the same: for validation and evaluation."""
+    source = FrameSource(frames, frames.each_once, NO_DECOYS, (0, 0, 0))
+    return _pipeline(source, _range(source.total), budget, reading)
+
+
+def each(batches: grain.IterDataset) -> Iterator[Packed]:
+    """All batches; the pipeline is closed at the end."""
+    with closing(iter(batches)) as running:
+        yield from running
+
+
+def _range(count: int) -> grain.MapDataset:
+    return grain.MapDataset.range(count)
+
+
+def _pipeline(
+    source: FrameSource, rows: grain.MapDataset, budget: Budget, reading: Reading
+) -> grain.IterDataset:
+    index, count = reading.share
+    read = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=READ_AHEAD)
+    items = rows[index::count].map(source).to_iter_dataset(read)
+    packed = PackIterDataset(items, source, budget, reading.buffer_frames)
+    if reading.workers == 0:
+        return ThreadPrefetchIterDataset(packed, prefetch_buffer_size=reading.prefetch)
+    each = max(reading.prefetch // reading.workers, 1)
+    return packed.mp_prefetch(grain.MultiprocessingOptions(reading.workers, per_worker_buffer_size=each))
+
+
+class PackIterDataset(grain.IterDataset):
+    """Items → Packed batches within a budget."""
+
+    def __init__(
+        self, parent: grain.IterDataset, source: FrameSource, budget: Budget, buffer_frames: int
+    ) -> None:
+        super().__init__(parent)
+        self.source, self.budget, self.buffer_frames = source, budget, buffer_frames
+
+    def __iter__(self) -> "PackIterator":
+        return PackIterator(self._parent.__iter__(), self.source, self.budget, self.buffer_frames)
+
+
+class PackIterator(grain.DatasetIterator):
+    """State: that of the parent, and the rows that wait for a place, which are read again when restored."""
+
+    def __init__(
+        self, parent: grain.DatasetIterator, source: FrameSource, budget: Budget, buffer_frames: int
+    ) -> None:
+        super().__init__(parent)
+        self.source, self.budget, self.buffer_frames = source, budget, buffer_frames
+        self.waiting: deque[Item] = deque()
+
+    def __next__(self) -> Packed:
+        self._assert_not_closed()
+        items = next_batch(self.waiting, self._more, self.budget, self.buffer_frames)
+        if not items:
+            raise StopIteration
+        return self.source.packed(items, self.budget)
+
+    def _more(self) -> Item | None:
+        item = next(self._parent, None)
+        if item is not None and (item.n_beads > self.budget.beads or item.n_edges > self.budget.edges):
+            raise InputError(too_large(self.source.frames, item, self.budget))
+        return item
+
+    def get_state(self) -> dict[str, Any]:
+        """The parent's state, and the waiting rows."""
+        return {"parent": self._parent.get_state(), "waiting": [item.row for item in self.waiting]}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from a state of `get_state`."""
+        self._parent.set_state(state["parent"])
+        self.waiting = deque(self.source(row) for row in state["waiting"])
+
+
+def too_large(frames: FrameSet, item: Item, budget: Budget) -> str:
+    """The sentence for a frame that exceeds the budget alone."""
+    domain = frames.domains[item.domain]
+    n, e = item.n_beads, item.n_edges
+    key = "train.batch_beads" if n > budget.beads else "train.batch_beads or loader.edge_headroom"
+    kind = "a decoy of frame" if item.decoy else "frame"
+    return (
+        f"domain {domain.name}, {kind} {item.frame}: {n} beads and {e} edges do not fit a batch of "
+        f"{budget.beads} beads and {budget.edges} edges; raise {key}"
+    )
+
+
+def _shuffled(index: int, count: int, seed: int) -> int:
+    """A permutation of range(count), without a table."""
+    return index_shuffle(index, max_index=count - 1, seed=seed, rounds=SHUFFLE_ROUNDS)

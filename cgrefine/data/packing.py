@@ -1,0 +1,209 @@
+"""Packed batches: frames of different proteins in one flat graph of fixed size, compiled for once.
+
+A batch has a budget of beads and of edge slots. Whole frames are packed from a buffer: in the order they
+come, and at the end of a batch those that fill it best. A frame that does not fit waits for the next batch;
+no edge and no frame is ever dropped.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from cgrefine.data.frames import FrameSet, sampled_sizes
+from cgrefine.errors import InputError
+from cgrefine.neighbors import Neighbors
+from cgrefine.system import Capacity, System, Topology, pack
+
+SINGLE_HEADROOM = 1.1
+"""Edge slots over the largest single frame, because a decoy may have more edges than its frame."""
+
+SAMPLED_FRAMES = 5000
+"""Frames whose edges are counted to choose a budget; smaller sets are counted whole."""
+
+DRY_FRAMES = 2000
+"""Frames that are packed to estimate the number of batches."""
+
+
+class Budget(NamedTuple):
+    """Fixed sizes of a batch: beads, directed edges, graphs (frames)."""
+
+    beads: int
+    edges: int
+    graphs: int
+
+
+class Item(NamedTuple):
+    """One frame with its edges. row: of the epoch; domain, frame: where it is stored.
+
+    positions, forces (n, 3) float32; senders, receivers (e,) int32; decoy: a noisy copy, forces are zero.
+    """
+
+    row: int
+    domain: int
+    frame: int
+    positions: np.ndarray
+    forces: np.ndarray
+    senders: np.ndarray
+    receivers: np.ndarray
+    decoy: bool
+
+    @property
+    def n_beads(self) -> int:
+        """n."""
+        return len(self.positions)
+
+    @property
+    def n_edges(self) -> int:
+        """e."""
+        return len(self.senders)
+
+
+class Size(NamedTuple):
+    """What packing needs to know of a frame."""
+
+    n_beads: int
+    n_edges: int
+
+
+Packable = TypeVar("Packable", Item, Size)
+
+
+class Batch(NamedTuple):
+    """n beads of packed frames. positions (n, 3) Å, target_forces (n, 3) kcal/mol/Å, float32.
+
+    weight (n,) float32: 1 on real beads, less on decoys, 0 on padding. decoy (n,) bool; the target
+    forces of decoys are zero and stand for the residual that the network is to learn.
+    """
+
+    positions: np.ndarray
+    target_forces: np.ndarray
+    weight: np.ndarray
+    decoy: np.ndarray
+    system: System
+    neighbors: Neighbors
+
+
+def budget_for(sets: Sequence[FrameSet], batch_beads: int, edge_headroom: float) -> Budget:
+    """The budget of batch_beads beads, edge_headroom times their mean number of edges, and any frame.
+
+    The mean and the largest frame are those of SAMPLED_FRAMES frames of each set. Graphs: as many as
+    the shortest chain allows. Raises InputError when there is no frame, or one is longer than batch_beads.
+    """
+    lengths = [s.domains[d].n_beads for s in sets for d in np.unique(s.pieces.domain).tolist()]
+    if not lengths:
+        raise InputError("the data set has no frame to make batches of")
+    if max(lengths) > batch_beads:
+        raise InputError(
+            f"train.batch_beads = {batch_beads} is less than the longest domain ({max(lengths)} residues)"
+        )
+    beads, edges = np.concatenate([np.stack(sampled_sizes(s, SAMPLED_FRAMES)) for s in sets], axis=1)
+    mean = math.ceil(edge_headroom * batch_beads * edges.sum() / beads.sum())
+    slots = max(mean, math.ceil(SINGLE_HEADROOM * edges.max()), 1)
+    return Budget(batch_beads, 64 * math.ceil(slots / 64), batch_beads // min(lengths))
+
+
+def estimated_batches(frames: FrameSet, budget: Budget, extra: float, buffer_frames: int) -> int:
+    """About how many batches an epoch has, at least 1, from a dry run of packing. extra: decoys a frame.
+
+    Exactly how many is known only when they are packed.
+    """
+    sizes = [Size(*pair) for pair in np.stack(sampled_sizes(frames, DRY_FRAMES), axis=1).tolist()]
+    coming = iter(np.random.default_rng(0).permutation(len(sizes)).tolist())
+    waiting: deque[Size] = deque()
+
+    def more() -> Size | None:
+        index = next(coming, None)
+        return None if index is None else sizes[index]
+
+    batches = 0
+    while next_batch(waiting, more, budget, buffer_frames):
+        batches += 1
+    lengths = np.asarray([domain.n_beads for domain in frames.domains], np.int64)
+    pieces = frames.pieces
+    beads = float((lengths[pieces.domain] * pieces.count * pieces.weight).sum()) * (1.0 + extra)
+    return max(round(batches * beads / sum(size.n_beads for size in sizes)), 1)
+
+
+def next_batch(
+    waiting: deque[Packable], more: Callable[[], Packable | None], budget: Budget, buffer_frames: int
+) -> list[Packable]:
+    """Take the frames of the next batch out of `waiting`, which `more` keeps full; [] when all are done.
+
+    Frames are taken in order while about one more fits after them, and then those that leave least room
+    of beads and edges together: the oldest frame is always in, so none waits for ever. Depends on the
+    frames alone. Raises ValueError on a frame that exceeds the budget by itself.
+    """
+    _refill(waiting, more, buffer_frames)
+    if not waiting:
+        return []
+    typical = sum(item.n_beads for item in waiting) / len(waiting)
+    taken: list[Packable] = []
+    beads, edges = budget.beads, budget.edges
+    while waiting and len(taken) < budget.graphs:
+        n, e = waiting[0].n_beads, waiting[0].n_edges
+        if n > beads or e > edges or (taken and beads - n < typical):
+            break
+        taken.append(waiting.popleft())
+        beads, edges = beads - n, edges - e
+        _refill(waiting, more, buffer_frames)
+    if not taken:
+        raise ValueError(
+            f"a frame exceeds the budget: {waiting[0].n_beads} beads, {waiting[0].n_edges} edges"
+        )
+    sizes = np.array([(item.n_beads, item.n_edges) for item in waiting]).reshape(-1, 2)
+    room = sizes @ (1.0 / np.array([budget.beads, budget.edges]))
+    used: set[int] = set()
+    while len(taken) < budget.graphs:
+        fits = np.all(sizes <= (beads, edges), axis=1)
+        fits[list(used)] = False
+        if not fits.any():
+            break
+        best = int(np.where(fits, room, -1.0).argmax())
+        used.add(best)
+        taken.append(waiting[best])
+        beads, edges = beads - int(sizes[best, 0]), edges - int(sizes[best, 1])
+    for index in sorted(used, reverse=True):
+        del waiting[index]
+    return taken
+
+
+def _refill(waiting: deque[Packable], more: Callable[[], Packable | None], buffer_frames: int) -> None:
+    while len(waiting) < buffer_frames and (item := more()) is not None:
+        waiting.append(item)
+
+
+def make_batch(
+    items: Sequence[Item], topologies: Sequence[Topology], budget: Budget, decoy_weight: float
+) -> Batch:
+    """The packed arrays of one batch. Raises ValueError when beads or edges overflow the budget."""
+    # fewer bonds, angles and dihedrals than beads in any chain, so their capacity is that of the beads
+    capacity = Capacity(budget.beads, budget.graphs, budget.beads, budget.beads, budget.beads)
+    system = pack(topologies, capacity)
+    counts = np.array([item.n_beads for item in items])
+    decoys = np.repeat([item.decoy for item in items], counts)
+    n = len(decoys)
+    weight, decoy = np.zeros(budget.beads, np.float32), np.zeros(budget.beads, bool)
+    weight[:n] = np.where(decoys, decoy_weight, 1.0)
+    decoy[:n] = decoys
+    positions, targets = np.zeros((budget.beads, 3), np.float32), np.zeros((budget.beads, 3), np.float32)
+    np.concatenate([item.positions for item in items], out=positions[:n])
+    np.concatenate([item.forces for item in items], out=targets[:n])
+    return Batch(positions, targets, weight, decoy, system, _joined_edges(items, counts, budget.edges))
+
+
+def _joined_edges(items: Sequence[Item], counts: np.ndarray, slots: int) -> Neighbors:
+    """All edges in a buffer of `slots`, shifted to the packed beads; padding points from bead 0 to itself."""
+    per_item = [item.n_edges for item in items]
+    total = sum(per_item)
+    if total > slots:
+        raise ValueError(f"{total} edges do not fit the capacity of {slots}")
+    shift = np.repeat((np.cumsum(counts) - counts).astype(np.int32), per_item)
+    senders, receivers = np.zeros(slots, np.int32), np.zeros(slots, np.int32)
+    np.concatenate([item.senders for item in items], out=senders[:total])
+    np.concatenate([item.receivers for item in items], out=receivers[:total])
+    senders[:total] += shift
+    receivers[:total] += shift
+    return Neighbors(senders, receivers, np.arange(slots) < total, np.asarray(False))
