@@ -4,25 +4,25 @@ Variables `coordinates` and `forces` (frame, atom, spatial), each times its `sca
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
 import numpy as np
-from scipy.io import netcdf_file
 
 from cgrefine.data.hdf5_frames import frames_of
+from cgrefine.data.netcdf_classic import MAGIC, ClassicVariable, classic_variables
 from cgrefine.errors import InputError
 
 LENGTHS = {"angstrom": 1.0, "angstroms": 1.0, "a": 1.0, "å": 1.0, "nm": 10.0, "nanometer": 10.0}
 ENERGIES = {"kcal": 1.0, "kilocalorie": 1.0, "kj": 1 / 4.184, "kilojoule": 1 / 4.184}
 KCAL_IN_KJ = 4.184
 NAMES = ("coordinates", "forces")
-CLASSIC, CLASSIC_64, HDF5 = (b"CDF\x01", b"CDF\x02"), b"CDF\x05", b"\x89HDF"
+CLASSIC_64, HDF5 = b"CDF\x05", b"\x89HDF"
 ERRORS = (OSError, ValueError, TypeError, KeyError, IndexError, RuntimeError, AttributeError, MemoryError,
           OverflowError)  # fmt: skip
-"""What scipy and h5py raise on damaged files, by the place of the damage."""
+"""What h5py raises on damaged files, by the place of the damage."""
 
 
 class NetcdfFile(NamedTuple):
@@ -50,11 +50,10 @@ def open_netcdf(path: Path) -> NetcdfFile:
         raise InputError(
             f"{path}: NetCDF of the 64-bit data format (CDF-5) is not read; convert it: nccopy -k netCDF-4"
         )
-    classic = magic in CLASSIC
+    classic = magic in MAGIC
     if not classic and magic != HDF5:
         raise InputError(f"{path}: is not a NetCDF file ({path.stat().st_size} bytes)")
-    opened = _classic if classic else _hdf5
-    with opened(path) as variables:
+    with nullcontext(classic_variables(path)) if classic else _hdf5(path) as variables:
         for name in NAMES:
             if name not in variables:
                 raise InputError(
@@ -71,12 +70,14 @@ def open_netcdf(path: Path) -> NetcdfFile:
 
 
 def _classic_frames(file: NetcdfFile, stride: int, block_frames: int) -> Iterator[list[np.ndarray]]:
-    # opened for each block: pages of a map that stays open would count as this process's memory
-    for start in range(0, file.n_frames, stride * block_frames):
-        part = slice(start, min(start + stride * block_frames, file.n_frames), stride)
-        with _classic(file.path) as variables:
-            raw = [_float32(variables[name].data[part]) for name in NAMES]
-        yield raw
+    variables = classic_variables(file.path)
+    chosen = np.arange(0, file.n_frames, stride)
+    with file.path.open("rb") as stream, np.errstate(over="ignore"):
+        for start in range(0, len(chosen), block_frames):
+            part = chosen[start : start + block_frames].tolist()
+            yield [
+                np.stack([variables[name].row(stream, k).astype(np.float32) for k in part]) for name in NAMES
+            ]
 
 
 def _hdf5_frames(file: NetcdfFile, stride: int, block_frames: int) -> Iterator[list[np.ndarray]]:
@@ -87,26 +88,6 @@ def _hdf5_frames(file: NetcdfFile, stride: int, block_frames: int) -> Iterator[l
             yield [reader.frames(start, stop, stride) for reader in readers]
 
 
-def _float32(values: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return np.array(values, dtype=np.float32)
-
-
-@contextmanager
-def _classic(path: Path) -> Iterator[dict]:
-    try:
-        with netcdf_file(path, "r", mmap=True) as file:
-            variables = dict(file.variables)
-            try:
-                yield variables
-            finally:
-                variables.clear()  # whatever still refers to the map keeps it open
-    except InputError:
-        raise
-    except ERRORS as error:
-        raise _damaged(path, error) from error
-
-
 @contextmanager
 def _hdf5(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
     try:
@@ -115,18 +96,14 @@ def _hdf5(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
     except InputError:
         raise
     except ERRORS as error:
-        raise _damaged(path, error) from error
+        text = " ".join(str(error).split())
+        raise InputError(f"{path}: NetCDF file is truncated or damaged ({text}); copy it again") from error
 
 
-def _damaged(path: Path, error: Exception) -> InputError:
-    text = " ".join(str(error).split())
-    return InputError(f"{path}: NetCDF file is truncated or damaged ({text}); copy it again")
-
-
-def _scale(path: Path, name: str, variable: object) -> float:
+def _scale(path: Path, name: str, variable: ClassicVariable | h5py.Dataset) -> float:
     """Factor to Å or kcal/mol/Å. Raises InputError on unknown or missing units."""
-    unit, factor = _attribute(variable, "units"), _attribute(variable, "scale_factor")
-    factor = 1.0 if factor is None else float(np.asarray(factor).reshape(-1)[0])
+    attributes = variable.attributes if isinstance(variable, ClassicVariable) else variable.attrs
+    unit, factor = attributes.get("units"), float(np.ravel(attributes.get("scale_factor", 1.0))[0])
     text = unit.decode("utf-8", errors="replace") if isinstance(unit, bytes) else str(unit)
     words = text.lower().replace(" ", "").replace("(", "").replace(")", "").replace("*", "/").split("/")
     if name == "coordinates" and len(words) == 1 and words[0] in LENGTHS:
@@ -138,9 +115,3 @@ def _scale(path: Path, name: str, variable: object) -> float:
         return factor * ENERGIES[words[0]] / LENGTHS[words[2]]
     known = "angstrom, nm" if name == "coordinates" else "kilocalorie/mole/angstrom, kilojoule/mole/nanometer"
     raise InputError(f"{path}: {name} have units {text!r}; choose from {known}")
-
-
-def _attribute(variable: object, name: str) -> object:
-    if isinstance(variable, h5py.Dataset):
-        return variable.attrs.get(name)
-    return getattr(variable, name, None)

@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,6 +20,15 @@ TEXTS = ("name", "resname", "species", "resid", "z", "bonds")
 ERRORS = (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, MemoryError,
           zipfile.BadZipFile, zlib.error, struct.error)  # fmt: skip
 """What zipfile and numpy raise on damaged files, by the place of the damage."""
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """An open member of the zip."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most size bytes, fewer only at the end."""
+        ...
 
 
 class NpzFile(NamedTuple):
@@ -53,9 +62,7 @@ class NpzFile(NamedTuple):
         except ERRORS as error:
             raise _damaged(self.path, error) from error
 
-    def _block(
-        self, stream: IO[bytes], dtype: np.dtype, frames: range, stride: int, scale: float
-    ) -> np.ndarray:
+    def _block(self, stream: Stream, dtype: np.dtype, frames: range, stride: int, scale: float) -> np.ndarray:
         row = 3 * self.n_atoms
         found = np.empty((len(frames[::stride]), self.n_atoms, 3), np.float32)
         for frame in frames:
@@ -107,7 +114,7 @@ def npz_texts(path: Path) -> dict[str, np.ndarray]:
         raise _damaged(path, error) from error
 
 
-def _header(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype]:
+def _header(stream: Stream, path: Path) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of an .npy stream, which is left at its first number."""
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):

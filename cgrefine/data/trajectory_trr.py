@@ -41,12 +41,12 @@ class TrrFile(NamedTuple):
             for start in range(0, len(chosen), block_frames):
                 part = chosen[start : start + block_frames]
                 yield (
-                    np.stack([self._values(file, self.positions[k], NM_IN_A) for k in part.tolist()]),
-                    np.stack([self._values(file, self.forces[k], KJ_MOL_NM) for k in part.tolist()]),
+                    np.stack([self._values(file, int(self.positions[k]), NM_IN_A) for k in part]),
+                    np.stack([self._values(file, int(self.forces[k]), KJ_MOL_NM) for k in part]),
                 )
 
     def _values(self, file: BinaryIO, offset: int, scale: float) -> np.ndarray:
-        file.seek(int(offset))
+        file.seek(offset)
         raw = file.read(3 * self.n_atoms * np.dtype(self.dtype).itemsize)
         if len(raw) != 3 * self.n_atoms * np.dtype(self.dtype).itemsize:
             raise InputError(f"{self.path}: TRR file is cut at byte {offset + len(raw)}; copy it again")
@@ -56,7 +56,7 @@ class TrrFile(NamedTuple):
 
 
 class _Frame(NamedTuple):
-    """real: bytes of a number; x, f, end: offsets of positions and forces (0: none), and of the next frame."""
+    """real: bytes of a number; x, f, end: offsets of positions and forces (0: none), of the next frame."""
 
     n_atoms: int
     real: int
@@ -86,8 +86,8 @@ def open_trr(path: Path) -> TrrFile:
     whole = [frame for frame in frames if frame.x and frame.f]
     if not whole:
         raise InputError(
-            f"{path}: none of {len(frames)} frames has both positions and forces; set nstfout to nstxout in the "
-            ".mdp file"
+            f"{path}: none of {len(frames)} frames has both positions and forces; set nstfout to nstxout in "
+            "the .mdp file"
         )
     return TrrFile(
         path,
