@@ -68,7 +68,9 @@ def trr_frame(coords=None, forces=None, real="d"):
     return head + struct.pack(f">2{real}", 1.0, 0.0) + box + parts[0] + parts[1]
 
 
-def write_netcdf3(path, coords, forces, units=("angstrom", "kilocalorie/mole/angstrom"), factor=None):
+def write_netcdf3(
+    path, coords, forces, units=("angstrom", "kilocalorie/mole/angstrom"), factor=None, time=True
+):
     with netcdf_file(path, "w") as file:
         file.createDimension("frame", None)
         file.createDimension("atom", coords.shape[1])
@@ -81,8 +83,8 @@ def write_netcdf3(path, coords, forces, units=("angstrom", "kilocalorie/mole/ang
             variable.units = unit
             if factor is not None and name == "forces":
                 variable.scale_factor = factor
-        time = file.createVariable("time", "f4", ("frame",))
-        time[:] = np.arange(len(coords))
+        if time:
+            file.createVariable("time", "f4", ("frame",))[:] = np.arange(len(coords))
     return path
 
 
@@ -91,7 +93,7 @@ def section(path, topology=None, temperature=320.0, **more):
     return Trajectory.model_validate({"name": "aaqaa3", "topology": topology, "files": files})
 
 
-def frames(domain, stride=1, block_frames=5, run=0):
+def frames(domain, stride=1, block_frames=2, run=0):
     blocks = list(frame_blocks(domain, domain.runs[run], stride, block_frames))
     assert max(len(b.frame) for b in blocks) <= block_frames
     return [np.concatenate([b[k] for b in blocks]) for k in range(3)]
@@ -164,6 +166,11 @@ def test_netcdf_scale_factor_applies(reference, tmp_path, unit, factor, in_kcal)
     )
     _, _, forces = frames(read_trajectory(section(path, reference.write(tmp_path))))
     assert np.allclose(forces, reference.forces * in_kcal, rtol=1e-6)
+
+
+def test_netcdf_of_two_variables(reference, tmp_path):
+    path = write_netcdf3(tmp_path / "run.nc", reference.coords, reference.forces, time=False)
+    assert_same(read_trajectory(section(path, reference.write(tmp_path))), reference)
 
 
 def test_netcdf_factor_of_mdanalysis_is_that_to_kj(reference, tmp_path):
@@ -251,6 +258,19 @@ def test_water_and_ions_are_left_out(reference, tmp_path, in_file):
     path = write_trr(tmp_path / "run.trr", coords, forces)
     domain = read_trajectory(section(path, str(tmp_path / "wet.pdb")))
     assert len(domain.atoms) == len(reference.raw.atoms)
+    assert_same(domain, reference)
+
+
+def test_water_before_the_molecule_moves_its_bonds(reference, tmp_path):
+    arrays = npz_arrays(reference)
+    front = {"name": "O", "resname": "SOL", "resid": 1, "z": 8, "R": 55.0, "F": 1.0}
+    for key, value in front.items():
+        axis = 1 if key in "RF" else 0
+        arrays[key] = np.concatenate([np.full_like(arrays[key].take([0], axis), value), arrays[key]], axis)
+    arrays["bonds"] = arrays["bonds"] + 1
+    np.savez(tmp_path / "run.npz", **arrays)
+    domain = read_trajectory(section(tmp_path / "run.npz"))
+    assert domain.bonds is not None and np.array_equal(domain.bonds, reference.raw.bonds)
     assert_same(domain, reference)
 
 
