@@ -140,7 +140,7 @@ def _by_temperature(reports: Sequence[RawReport]) -> list[tuple[object, ...]]:
 
 
 def _expected(reports: Sequence[RawReport], seconds: float) -> str:
-    residue_frames = sum(r.n_beads * sum(n for n, _ in r.frames.values()) for r in reports)
+    residue_frames = sum(r.n_beads * sum(n - bad for n, bad in r.frames.values()) for r in reports)
     size = sum(r.bytes_read for r in reports)
     return (
         f"{residue_frames:,} residue-frames: about {COMPACT_BYTES * residue_frames / 1e6:,.1f} MB in the "

@@ -30,7 +30,7 @@ def sections(
         rows.append((domain.name, domain.n_beads, domain.n_frames, int(domain.validation.sum()), *facts))
         segments = domain.segments
         line = sequence_line(
-            np.asarray(domain.species),
+            domain.topology.species,
             domain.breaks,
             segments.temperature_K.tolist(),
             segments.replica.tolist(),
@@ -64,7 +64,7 @@ def sections(
 def _forces(dataset: Dataset, stride: int, console: Console) -> ForceSums:
     sums = sums_init(N_SPECIES)
     for domain in console.track(dataset.domains, total=len(dataset.domains), label="reading"):
-        kind = np.asarray(domain.species)
+        kind = domain.topology.species
         for start in range(0, domain.n_frames, BLOCK_FRAMES * stride):
             rows = slice(start, min(start + BLOCK_FRAMES * stride, domain.n_frames), stride)
             sums = sums_step(sums, domain.forces[rows], kind)

@@ -16,7 +16,7 @@ from cgrefine.cli.console import Console
 from cgrefine.cli.tasks import Failure, Run, pool
 from cgrefine.config.schema import Config, Data
 from cgrefine.data import jobs
-from cgrefine.data.force_pooled import PooledMap
+from cgrefine.data.force_pooled_map import PooledMap
 from cgrefine.data.plan import Planned, refuse_doubles, sources, with_split
 from cgrefine.data.store import write_index
 from cgrefine.errors import InputError

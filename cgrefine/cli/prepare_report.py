@@ -43,9 +43,9 @@ def record(into: Record, entries: Sequence[Entry], noise: Sequence[Entry], n_fai
     into.metric("frames_left_out", _total(entries, "frames_left_out"))
     into.metric("beads", _total(entries, "n_beads"))
     into.metric("cis_bonds", sum(len(e["cis_bonds"]) for e in entries))
-    for name in ("identity", "constraint"):
-        worst = max(e[f"{name}_residual"] for e in entries)
-        into.check(f"force_map_{name}", worst <= CONDITION_LIMIT, worst, CONDITION_LIMIT)
+    for check, key in (("identity", "identity_residual"), ("constraints", "constraint_residual")):
+        worst = max(e[key] for e in entries)
+        into.check(f"force_map_{check}", worst <= CONDITION_LIMIT, worst, CONDITION_LIMIT)
     into.check("domains_failed", n_failed == 0, n_failed, 0)
 
 

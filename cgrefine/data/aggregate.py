@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cgrefine.config.schema import Data, ForceMap
-from cgrefine.data import force_map, force_noise, force_pooled
-from cgrefine.data.force_pooled import PooledMap
+from cgrefine.data import force_map, force_noise, force_pooled, force_window
+from cgrefine.data.force_pooled_map import PooledMap
 from cgrefine.data.maps import Mapper, Maps, dense_states, maps_of
 from cgrefine.data.molecule import Molecule, bond_lengths, cis_bonds, prepared, valid_blocks
 from cgrefine.data.source import RawDomain, Run
@@ -69,11 +69,7 @@ def aggregate(
     frame, or too few runs to cross-fit.
     """
     molecule = prepared(domain, runs, held_from, data, options)
-    try:
-        maps = maps_of(molecule, pooled)
-    except ValueError as error:
-        raise InputError(f"{domain.source}: {error}") from error
-    return _mapped(molecule, maps)
+    return _mapped(molecule, maps_of(molecule, pooled))
 
 
 def noise_report(
@@ -95,7 +91,7 @@ def noise_report(
             states,
             molecule.groups,
             molecule.mapping.ca,
-            domain.atoms.residue,
+            force_window.residue_numbers(domain.atoms, molecule.mapping),
             options.ridge,
             options.window,
             local,

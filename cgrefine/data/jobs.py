@@ -10,12 +10,14 @@ from cgrefine.artifacts import fingerprint_of
 from cgrefine.config.schema import Data, ForceMap, Store
 from cgrefine.data import plan
 from cgrefine.data.aggregate import Aggregated, aggregate, noise_report
-from cgrefine.data.force_pooled import PooledMap, PooledState, pooled_add, pooled_init
+from cgrefine.data.force_pooled import PooledState, pooled_add, pooled_init
+from cgrefine.data.force_pooled_map import PooledMap
 from cgrefine.data.maps import window_sums
 from cgrefine.data.molecule import prepared
 from cgrefine.data.plan import Planned, Source
 from cgrefine.data.source import select_runs
 from cgrefine.data.store import finished, write_domain
+from cgrefine.errors import InputError
 
 SUMS = ".sums"
 """Folder of the pooled fit's sums, one file a protein, until the data set is complete."""
@@ -71,11 +73,8 @@ def pooled_sums(job: SumsJob) -> Path:
         domain = plan.read(job.planned)
         runs = select_runs(domain, job.data.temperatures_K)
         molecule = prepared(domain, runs, job.planned.held_from, job.data, job.options)
-        state = window_sums(molecule)
         path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-        state.save(temporary)
-        temporary.rename(path)
+        window_sums(molecule).save(path)
     return path
 
 
@@ -84,7 +83,10 @@ def pooled_fit(paths: Sequence[Path], ridge: float) -> PooledMap:
     total = pooled_init()
     for path in paths:
         total = pooled_add(total, PooledState.load(path))
-    return total.fit(ridge)
+    try:
+        return total.fit(ridge)
+    except ValueError as error:
+        raise InputError(f"force_map.kind = pooled: {error}") from error
 
 
 def map_domain(job: MapJob) -> dict[str, Any]:

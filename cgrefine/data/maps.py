@@ -1,13 +1,16 @@
 """Which force map each frame of a molecule gets, by the kind that is configured; fitted in one reading."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 
 from cgrefine.data import force_map, force_pooled, force_window
-from cgrefine.data.force_pooled import PooledMap, PooledState
+from cgrefine.data.force_pooled import PooledState
+from cgrefine.data.force_pooled_map import PooledMap
 from cgrefine.data.molecule import Molecule, fitting_blocks
+from cgrefine.errors import InputError
 
 Mapper = Callable[[np.ndarray], np.ndarray]
 """Atomic forces (f, atoms, 3) of a block to bead forces (f, beads, 3)."""
@@ -26,7 +29,7 @@ class Maps(NamedTuple):
 
 
 def maps_of(molecule: Molecule, pooled: PooledMap | None) -> Maps:
-    """The maps of the configured kind. Raises ValueError when they cannot be fitted."""
+    """The maps of the configured kind. Raises InputError when they cannot be fitted."""
     options = molecule.options
     if options.kind == "basic":
         weights = force_map.basic_map(molecule.groups, molecule.mapping.ca)
@@ -43,10 +46,11 @@ def maps_of(molecule: Molecule, pooled: PooledMap | None) -> Maps:
 def _windowed_maps(molecule: Molecule) -> Maps:
     options, band = molecule.options, _band(molecule)
     states = _band_states(molecule, band)
-    if not options.cross_fit:
-        local = force_window.window_fit(band, force_window.band_total(states), options.ridge)
-        return _same_for_all(molecule, _local(local), True, [force_window.to_dense(local)])
-    fits = force_window.cross_fit(band, states, options.ridge)
+    with _told_of(molecule, [state.n_frames for state in states]):
+        if not options.cross_fit:
+            local = force_window.window_fit(band, force_window.band_total(states), options.ridge)
+            return _same_for_all(molecule, _local(local), True, [force_window.to_dense(local)])
+        fits = force_window.cross_fit(band, states, options.ridge)
     dense = (force_window.to_dense(local) for local in (*fits.folds, fits.all))
     return _by_fold(molecule, [_local(local) for local in fits.folds], _local(fits.all), dense)
 
@@ -54,12 +58,27 @@ def _windowed_maps(molecule: Molecule) -> Maps:
 def _dense_maps(molecule: Molecule) -> Maps:
     options, ca, groups = molecule.options, molecule.mapping.ca, molecule.groups
     states = dense_states(molecule)
-    if not options.cross_fit:
-        weights = force_map.optimal_map(force_map.gram_total(states), groups, ca, options.ridge)
-        return _same_for_all(molecule, _dense(molecule, weights), True, [weights])
-    fits = force_map.cross_fit(states, groups, ca, options.ridge)
+    with _told_of(molecule, [state.n_frames for state in states]):
+        if not options.cross_fit:
+            weights = force_map.optimal_map(force_map.gram_total(states), groups, ca, options.ridge)
+            return _same_for_all(molecule, _dense(molecule, weights), True, [weights])
+        fits = force_map.cross_fit(states, groups, ca, options.ridge)
     mappers = [_dense(molecule, weights) for weights in fits.folds]
     return _by_fold(molecule, mappers, _dense(molecule, fits.all), (*fits.folds, fits.all))
+
+
+@contextmanager
+def _told_of(molecule: Molecule, n_frames: Sequence[int]) -> Iterator[None]:
+    """A fit that is not possible becomes an InputError that names the molecule."""
+    if not sum(n_frames):
+        n_runs = sum(until > 0 for until in molecule.fit_until)
+        raise InputError(
+            f"{molecule.domain.source}: no valid frame in the {n_runs} training runs to fit the force map on"
+        )
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(f"{molecule.domain.source}: {error}") from error
 
 
 def _dense(molecule: Molecule, weights: np.ndarray) -> Mapper:

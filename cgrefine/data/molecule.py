@@ -90,6 +90,8 @@ def valid_blocks(molecule: Molecule, run: Run, until: int | None = None) -> Iter
     for block in frame_blocks(molecule.domain, run, data.stride, options.block_frames):
         if until is not None and block.frame[-1] >= until:
             block = Block(*(values[block.frame < until] for values in block))
+            if not len(block.frame):
+                return
         good = valid_frames(block.coords, block.forces, data.coordinate_limit_A)
         if not good.all():
             block = Block(*(values[good] for values in block))

@@ -90,9 +90,10 @@ def valid_frames(
     Broken tails of mdCATH runs hold zeros or 2.1e7 Å (2³¹/100). Costs two passes over each block, with no
     copy: extrema carry NaN and infinity, and only frames with many zeros are looked at atom by atom.
     """
-    x, f = (values.reshape(len(values), -1) for values in (coords, forces))
-    if x.shape[1] == 0:
-        return np.zeros(len(x), bool)
+    frames, atoms, _ = coords.shape
+    if atoms == 0:
+        return np.zeros(frames, bool)
+    x, f = (values.reshape(frames, 3 * atoms) for values in (coords, forces))
     low, high = x.min(axis=1), x.max(axis=1)
     weak, strong = f.min(axis=1), f.max(axis=1)
     # a comparison with NaN is False
@@ -137,13 +138,13 @@ def check_values(
         if not low <= median <= high:
             guess = " (nm instead of Å)" if low <= 10 * median <= high else ""
             raise InputError(
-                f"{domain.source}:{where} median distance of consecutive Cα is {median:.3g} Å, must be {low} to "
-                f"{high}: coords are in another unit{guess} or scrambled"
+                f"{domain.source}:{where} median distance of consecutive Cα is {median:.3g} Å, must be "
+                f"{low} to {high}: coords are in another unit{guess} or scrambled"
             )
     rms = float(np.sqrt(np.mean(np.square(forces, dtype=np.float64))))
     low, high = FORCE_RMS_RANGE
     if not low <= rms <= high:
         raise InputError(
-            f"{domain.source}:{where} root mean square of forces is {rms:.3g}, must be {low} to {high} kcal/mol/Å: "
-            "forces are in another unit"
+            f"{domain.source}:{where} root mean square of forces is {rms:.3g}, must be {low} to {high} "
+            "kcal/mol/Å: forces are in another unit"
         )

@@ -86,9 +86,18 @@ def test_hydrogen_without_bond_is_refused(case):
 
 def test_unknown_residue_with_ca_is_named(case):
     _, atoms, bonds, frame = case
-    strange = dataclasses.replace(atoms, resname=np.where(atoms.resname == "SER", "SEP", atoms.resname))
-    with pytest.raises(InputError, match=r"residue number 15: residue 'SEP' is none of the 20"):
+    strange = dataclasses.replace(atoms, resname=np.where(atoms.resname == "SER", "XYZ", atoms.resname))
+    with pytest.raises(InputError, match=r"residue number 15: residue 'XYZ' is none of the 20"):
         map_to_beads(strange, bonds, frame)
+
+
+def test_a_modified_residue_is_its_parent_only_when_asked_for(case):
+    _, atoms, bonds, frame = case
+    modified = dataclasses.replace(atoms, resname=np.where(atoms.resname == "SER", "SEP", atoms.resname))
+    with pytest.raises(InputError, match=r"residue 'SEP' is a modified SER: set data\.modified_residues"):
+        map_to_beads(modified, bonds, frame)
+    plain = map_to_beads(atoms, bonds, frame).topology.species
+    assert np.array_equal(map_to_beads(modified, bonds, frame, modified=True).topology.species, plain)
 
 
 def test_calcium_is_no_alpha_carbon(case):
