@@ -27,10 +27,14 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from cgrefine.data.force_map import Summation, check_folds, group_planes, summation
 from cgrefine.data.topology import Atoms, BeadMapping
 
-TILE_RESIDUES = 8
-TILE_BEADS = 6
+TILE_RESIDUES = 6
+TILE_BEADS = 5
 """Sizes of the matrix products of the fit and of `apply_local`: smaller ones lose speed in BLAS, larger ones
 do more work outside the band."""
+
+SERIAL_WORK = 900_000
+"""Multiplications in one matrix product; OpenBLAS uses threads above 10⁶, and on a busy machine, where one of
+them has to wait, such a product takes a hundred times longer."""
 
 SEGMENT_GAP = 1000
 """Added to the residue number at each chain break: more than any window."""
@@ -199,9 +203,10 @@ def band_step(
     """Add a block of atomic forces, all of the same weight (1/T of its run); the given state is used up."""
     columns = group_planes(forces, band.plan, np.float32).reshape(3 * len(forces), -1)
     for start, stop, halo, offset in band.tiles:
-        product = columns[:, start:stop].T @ columns[:, start:halo]
-        sums = state.values[offset : offset + product.size].reshape(product.shape)
-        sums += weight * product
+        shape = (stop - start, halo - start)
+        sums = state.values[offset : offset + shape[0] * shape[1]].reshape(shape)
+        for part in _parts(len(columns), sums.size):
+            sums += weight * (columns[part, start:stop].T @ columns[part, start:halo])
     return BandState(state.values, state.weight + 3.0 * weight * len(forces), state.n_frames + len(forces))
 
 
@@ -301,9 +306,16 @@ def apply_local(
     mapped = np.empty((frames, 3 * local.n_beads), np.float32)
     for bead, atom, kernel in local.kernels:
         rows, columns = kernel.shape
-        out = mapped[:, 3 * bead : 3 * bead + columns]
-        np.matmul(flat[:, 3 * atom : 3 * atom + rows], kernel, out=out)
+        for part in _parts(frames, kernel.size):
+            out = mapped[part, 3 * bead : 3 * bead + columns]
+            np.matmul(flat[part, 3 * atom : 3 * atom + rows], kernel, out=out)
     return mapped.reshape(frames, local.n_beads, 3)
+
+
+def _parts(rows: int, work: int) -> list[slice]:
+    """Slices of the rows of a product with `work` multiplications a row, each below SERIAL_WORK."""
+    n = max(1, -(-rows * work // SERIAL_WORK))
+    return [slice(rows * i // n, rows * (i + 1) // n) for i in range(n)]
 
 
 def to_dense(local: LocalMap) -> Float[np.ndarray, "beads atoms"]:
