@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import grain
 import numpy as np
+from absl import flags
 from grain.experimental import ThreadPrefetchIterDataset, index_shuffle
 
 from cgrefine.data.frames import FrameSet, Rows
@@ -135,8 +136,11 @@ def _pipeline(
     packed = PackIterDataset(items, source, budget, reading.buffer_frames)
     if reading.workers == 0:
         return ThreadPrefetchIterDataset(packed, prefetch_buffer_size=reading.prefetch)
-    each = max(reading.prefetch // reading.workers, 1)
-    return packed.mp_prefetch(grain.MultiprocessingOptions(reading.workers, per_worker_buffer_size=each))
+    if not flags.FLAGS.is_parsed():
+        # grain asks absl for its flags when it starts workers, and this is no absl program
+        flags.FLAGS.mark_as_parsed()
+    ahead = max(reading.prefetch // reading.workers, 1)
+    return packed.mp_prefetch(grain.MultiprocessingOptions(reading.workers, per_worker_buffer_size=ahead))
 
 
 class PackIterDataset(grain.IterDataset):
