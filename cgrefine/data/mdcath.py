@@ -7,21 +7,22 @@ coordinate, force or bond is a number like any other unless it is absurd (source
 """
 
 import glob
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
 from cgrefine.data import psf
 from cgrefine.data.hdf5_frames import frames_of, stored_whole
+from cgrefine.data.mdcath_atoms import dataset_of, group_of, read_atoms, text_of
 from cgrefine.data.source import Block, RawDomain, Run
-from cgrefine.data.topology import Atoms, alpha_carbons, residue_index
+from cgrefine.data.topology import alpha_carbons
 from cgrefine.errors import InputError
 
 SUFFIXES = (".h5", ".hdf5")
@@ -37,10 +38,6 @@ TEMPERATURE_GROUP = re.compile(r"(?:sims)?([0-9]{1,4}(?:\.[0-9]{1,6})?)K?")
 """320, or sims320K as older converters wrote."""
 REPLICA_GROUP = re.compile(r"[0-9]{1,6}")
 
-MOST_VALUES = 50_000_000
-"""A topology field with more values than this is damaged: mdCATH's largest has 8,000."""
-
-ELEMENTS = {"H": 1, "C": 6, "N": 7, "O": 8, "P": 15, "S": 16, "SE": 34}
 HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError, OverflowError)
 """What h5py raises on damaged files, by the place of the damage."""
 
@@ -80,12 +77,12 @@ def read_domain(path: Path, name: str) -> RawDomain:
     """
     source = f"{path}: domain {name}"
     with _opened(path) as file:
-        group = _group(file, name, str(path))
-        atoms = _read_atoms(group, source)
+        group = group_of(file, name, str(path))
+        atoms = read_atoms(group, source)
         alpha_carbons(atoms)
         bonds = None
         if "psf" in group:
-            bonds = psf.protein_bonds(_text(group, "psf", source), atoms)
+            bonds = psf.protein_bonds(text_of(group, "psf", source), atoms)
         runs = _read_runs(group, len(atoms), source)
     return RawDomain(path, name, atoms, bonds, runs, partial(_blocks, path, name))
 
@@ -93,8 +90,8 @@ def read_domain(path: Path, name: str) -> RawDomain:
 def _blocks(path: Path, name: str, run: Run, stride: int, block_frames: int) -> Iterator[Block]:
     source = f"{path}: domain {name}"
     with _opened(path) as file:
-        group = _group(_group(file, name, str(path)), run.key, source)
-        coords, forces = (_dataset(group, k, source) for k in ("coords", "forces"))
+        group = group_of(group_of(file, name, str(path)), run.key, source)
+        coords, forces = (dataset_of(group, k, source) for k in ("coords", "forces"))
         scales = _unit(coords, source, run.key), _unit(forces, source, run.key)
         readers = frames_of(coords, path), frames_of(forces, path)
         for start in range(0, run.n_frames, stride * block_frames):
@@ -152,86 +149,6 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         raise InputError(f"{path}: HDF5 file is truncated or damaged ({text}); copy it again") from error
 
 
-def _group(parent: h5py.Group, key: str, source: str) -> h5py.Group:
-    item = parent.get(key)
-    if not isinstance(item, h5py.Group):
-        raise InputError(f"{source}: group {key!r} is missing; found {', '.join(parent) or 'nothing'}")
-    return item
-
-
-def _dataset(parent: h5py.Group, key: str, source: str) -> h5py.Dataset:
-    item = parent.get(key)
-    if not isinstance(item, h5py.Dataset):
-        where = (parent.name or "/").split("/", 2)[-1]
-        raise InputError(
-            f"{source}: data set {key!r} is missing in {where}; found {', '.join(parent) or 'nothing'}"
-        )
-    return item
-
-
-def _values(group: h5py.Group, key: str, source: str) -> Any:
-    """All values of a small field. Raises InputError when its size cannot be."""
-    item = _dataset(group, key, source)
-    if item.size is None or item.size > MOST_VALUES:
-        raise InputError(f"{source}: {key!r} has shape {item.shape}, at most {MOST_VALUES} values are read")
-    return item[()]
-
-
-def _text(group: h5py.Group, key: str, source: str) -> str:
-    value = _values(group, key, source)
-    if not isinstance(value, bytes):
-        raise InputError(f"{source}: {key!r} must be a text, found {type(value).__name__}")
-    return value.decode("utf-8", errors="replace")
-
-
-def _strings(group: h5py.Group, key: str, source: str) -> np.ndarray:
-    values = np.atleast_1d(_values(group, key, source))
-    return np.asarray(
-        [v.decode("utf-8", errors="replace") if isinstance(v, bytes) else str(v) for v in values.tolist()]
-    )
-
-
-def _read_atoms(group: h5py.Group, source: str) -> Atoms:
-    resname = _strings(group, "resname", source)
-    resid, z = (np.atleast_1d(_values(group, key, source)).astype(np.int64) for key in ("resid", "z"))
-    n = len(resname)
-    stated = int(group.attrs.get("numProteinAtoms", n))
-    sizes = {"resname": n, "resid": len(resid), "z": len(z), "numProteinAtoms": stated}
-    records = [
-        r for r in _text(group, "pdbProteinAtoms", source).splitlines() if r[:6] in ("ATOM  ", "HETATM")
-    ]
-    sizes["pdbProteinAtoms"] = min(len(records), n)
-    if len(set(sizes.values())) != 1 or n == 0:
-        shown = ", ".join(f"{k} {v}" for k, v in sizes.items())
-        raise InputError(f"{source}: numbers of atoms differ: {shown}")
-    name = np.asarray([r[12:16].strip() for r in records[:n]])
-    pdb_resname = np.asarray([r[17:21].strip() for r in records[:n]])
-    segment = np.asarray([r[21] + r[26:27] + r[72:76].strip() for r in records[:n]])
-    differs = np.flatnonzero(pdb_resname != resname)
-    if len(differs):
-        i = differs[0]
-        raise InputError(
-            f"{source}: atom {i + 1} is in {pdb_resname[i]} in pdbProteinAtoms but {resname[i]} in resname"
-        )
-    residue = residue_index(segment, resid, resname)
-    pdb_resid = np.asarray([r[22:26] for r in records[:n]])
-    _agree(source, "residue boundaries of resid", residue, residue_index(segment, pdb_resid, resname))
-    if "element" in group:
-        symbols = np.char.upper(_strings(group, "element", source))
-        if len(symbols) == n:
-            known = np.asarray([ELEMENTS.get(s, 0) for s in symbols.tolist()])
-            _agree(source, "z of known elements", z[known > 0], known[known > 0])
-    return Atoms(source, name, resname, segment, resid, z, residue)
-
-
-def _agree(source: str, what: str, found: np.ndarray, other: np.ndarray) -> None:
-    differs = np.flatnonzero(found != other)
-    if len(differs):
-        raise InputError(
-            f"{source}: {what} differ from those of its other copy, first at atom {differs[0] + 1}"
-        )
-
-
 def _read_runs(group: h5py.Group, n_atoms: int, source: str) -> tuple[Run, ...]:
     """Runs by temperature and replica; a group without data sets, or without frames, is a missing replica."""
     runs: dict[tuple[float, int], Run] = {}
@@ -258,14 +175,30 @@ def _read_runs(group: h5py.Group, n_atoms: int, source: str) -> tuple[Run, ...]:
             if place in runs:
                 raise InputError(f"{source}: runs {runs[place].key} and {key} are the same replica")
             runs[place] = Run(key, *place, n_frames)
+    _refuse_overlap(group, [run.key for run in runs.values()], source)
     if not runs:
         raise InputError(f"{source}: has no frames (groups <temperature>/<replica> with coords and forces)")
     return tuple(runs[place] for place in sorted(runs))
 
 
+def _refuse_overlap(group: h5py.Group, keys: Sequence[str], source: str) -> None:
+    """Raises InputError when two data sets occupy the same bytes, as a damaged address makes them."""
+    extents = []
+    for key in keys:
+        for name in ("coords", "forces"):
+            item = dataset_of(group_of(group, key, source), name, source)
+            offset = item.id.get_offset()
+            if offset is not None:
+                extents.append((offset, offset + item.id.get_storage_size(), f"{key}/{name}"))
+    extents.sort()
+    for (_, end, first), (start, _, second) in itertools.pairwise(extents):
+        if start < end:
+            raise InputError(f"{source}: {first} and {second} overlap: the file is damaged, copy it again")
+
+
 def _checked_frames(run: h5py.Group, n_atoms: int, source: str, key: str) -> int:
     """Number of frames, after a look at shapes, dtypes, sizes and unit attributes."""
-    coords, forces = (_dataset(run, k, f"{source}: run {key}") for k in ("coords", "forces"))
+    coords, forces = (dataset_of(run, k, f"{source}: run {key}") for k in ("coords", "forces"))
     if coords.shape != forces.shape or coords.shape[1:] != (n_atoms, 3):
         raise InputError(
             f"{source}: run {key}: coords {coords.shape} and forces {forces.shape} must both be "
