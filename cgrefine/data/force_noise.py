@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cgrefine.data import force_map
-from cgrefine.data.force_map import GramState, basic_map, gram_total, optimal_map, sub_gram
+from cgrefine.data.force_map import GramState, basic_map, gram_total, optimal_map
 from cgrefine.data.force_window import Band, LocalMap, local_map, make_band, solve_windows, to_dense
 
 
@@ -88,8 +88,9 @@ def _windowed(band: Band, case: _Case, without: GramState | None, ridge: float) 
 
     def gram(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         i, j = band.group[rows], band.group[columns]
-        found = sub_gram(case.total, i, j)
-        return found if without is None else found - sub_gram(without, i, j)
+        low, high = np.maximum(i, j), np.minimum(i, j)  # of the lower triangle
+        found = case.total.gram[low, high]
+        return found if without is None else found - without.gram[low, high]
 
     return to_dense(local_map(band, solve_windows(band, gram, ridge)))
 

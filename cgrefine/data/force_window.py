@@ -36,6 +36,9 @@ SERIAL_WORK = 900_000
 """Multiplications in one matrix product; OpenBLAS uses threads above 10⁶, and on a busy machine, where one of
 them has to wait, such a product takes a hundred times longer."""
 
+BATCH_ELEMENTS = 4_000_000
+"""Elements of the small Gram matrices that are gathered at a time."""
+
 SEGMENT_GAP = 1000
 """Added to the residue number at each chain break: more than any window."""
 
@@ -219,43 +222,66 @@ def band_total(states: Sequence[BandState]) -> BandState:
 
 
 def band_gram(
-    band: Band, state: BandState, rows: Int[np.ndarray, " r"], columns: Int[np.ndarray, " c"]
-) -> Float[np.ndarray, "r c"]:
-    """Gram matrix between two lists of columns at most 2k residues apart."""
-    table = np.asarray(band.tiles)
-    low, high = np.minimum(rows[:, None], columns), np.maximum(rows[:, None], columns)
-    tile = table[np.searchsorted(table[:, 0], low, "right") - 1]
-    start, halo, offset = tile[..., 0], tile[..., 2], tile[..., 3]
-    return state.values[offset + (low - start) * (halo - start) + high - start]
+    band: Band, state: BandState, rows: Int[np.ndarray, "*n"], columns: Int[np.ndarray, "*n"]
+) -> Float[np.ndarray, "*n"]:
+    """Gram elements of pairs of columns at most 2k residues apart."""
+    start, _, halo, offset = np.asarray(band.tiles).T
+    low, high = np.minimum(rows, columns), np.maximum(rows, columns)
+    tile = np.repeat(np.arange(len(start)), np.diff(start, append=len(band.group)))[low]
+    return state.values[offset[tile] + (low - start[tile]) * (halo - start)[tile] + high - start[tile]]
 
 
 def solve_windows(
-    band: Band,
-    gram: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    ridge: float,
+    band: Band, gram: Callable[[np.ndarray, np.ndarray], np.ndarray], ridge: float
 ) -> tuple[np.ndarray, ...]:
     """Coefficients of each bead's free groups (band.window), least mean square plus the ridge.
 
-    gram(rows, columns): Gram matrix between lists of columns. ridge: relative to the mean diagonal of the
-    window's free groups. Raises ValueError when a Gram matrix is singular.
+    gram(rows, columns): Gram elements of pairs of columns, two arrays of one shape. ridge: relative to the
+    mean diagonal of the window's free groups. Raises ValueError when a Gram matrix is singular.
     """
-    solutions = []
-    for bead, own in enumerate(band.own):
-        free = band.window(bead)
-        if not len(free):
-            solutions.append(np.zeros(0))
+    windows = [band.window(bead) for bead in range(len(band.own))]
+    width = max(len(window) for window in windows)
+    together = max(1, BATCH_ELEMENTS // max(1, width**2))
+    solutions: list[np.ndarray] = []
+    for first in range(0, len(windows), together):
+        part = windows[first : first + together]
+        solutions += _solve_batch(band, gram, ridge, first, part)
+    return tuple(solutions)
+
+
+def _solve_batch(
+    band: Band,
+    gram: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    ridge: float,
+    first: int,
+    windows: list[np.ndarray],
+) -> list[np.ndarray]:
+    """Solutions of beads first, first + 1, ...: windows filled up to one width with the unit matrix."""
+    sizes = np.asarray([len(window) for window in windows])
+    own = band.own[first : first + len(windows)]
+    used = np.arange(sizes.max()) < sizes[:, None]
+    columns = np.repeat(own[:, None], sizes.max(), axis=1)
+    columns[used] = np.concatenate(windows)
+    pairs = np.broadcast_arrays(columns[:, :, None], columns[:, None, :])
+    unit = np.eye(sizes.max())
+    design = np.where(used[:, :, None] & used[:, None, :], gram(*pairs), unit)
+    diagonal = np.einsum("bii->bi", design)
+    mean = np.sum(diagonal, axis=1, where=used) / np.maximum(sizes, 1)
+    design += ridge * mean[:, None, None] * unit
+    target = np.where(used, gram(columns, np.broadcast_to(own[:, None], columns.shape)), 0.0)
+    for bead, matrix in enumerate(design):
+        if not sizes[bead]:
             continue
-        design = gram(free, free)
-        design[np.diag_indices(len(free))] += ridge * np.mean(np.diag(design))
         try:
-            factor = cho_factor(design, lower=True, overwrite_a=True, check_finite=False)
+            factor = cho_factor(matrix, lower=True, check_finite=False)
         except LinAlgError as error:
             raise ValueError(
-                f"the Gram matrix of the {len(free)} free groups within {band.k} residues of bead {bead} is "
-                f"singular with force_map.ridge {ridge:g}: use more frames or a larger ridge"
+                f"the Gram matrix of the {sizes[bead]} free groups within {band.k} residues of bead "
+                f"{first + bead} is singular with force_map.ridge {ridge:g}: use more frames or a larger "
+                "ridge"
             ) from error
-        solutions.append(-cho_solve(factor, gram(free, np.asarray([own]))[:, 0], check_finite=False))
-    return tuple(solutions)
+        target[bead] = -cho_solve(factor, target[bead], check_finite=False)
+    return [x[:size] for x, size in zip(target, sizes, strict=True)]
 
 
 def window_fit(band: Band, state: BandState, ridge: float) -> LocalMap:
@@ -325,3 +351,30 @@ def to_dense(local: LocalMap) -> Float[np.ndarray, "beads atoms"]:
         x = local.coefficients[local.offset[bead] : local.offset[bead + 1]]
         weights[bead, start : start + len(x)] = x
     return weights
+
+
+def local_residuals(
+    local: LocalMap, groups: Int[np.ndarray, " atoms"], ca: Int[np.ndarray, " beads"]
+) -> tuple[float, float]:
+    """Largest violations of conditions (a) and (b), as `force_map.identity_residual` and
+    `constraint_residual` give them for the dense matrix, without making it.
+    """
+    width = np.diff(local.offset)
+    bead = np.repeat(np.arange(local.n_beads), width)
+    atom = np.arange(local.offset[-1]) + np.repeat(local.start - local.offset[:-1], width)
+    x = local.coefficients
+    bead_of = np.full(local.n_atoms, -1)
+    bead_of[ca] = np.arange(len(ca))
+    at_ca = bead_of[atom] >= 0
+    identity = np.abs(x[at_ca] - (bead_of[atom[at_ca]] == bead[at_ca])).max(initial=0.0)
+    reached = np.bincount(bead[at_ca & (bead_of[atom] == bead)], minlength=local.n_beads) == 1
+    identity = max(identity, 0.0 if reached.all() else 1.0)
+    order = np.lexsort((groups[atom], bead))
+    member, owner, value = groups[atom][order], bead[order], x[order]
+    begin = np.flatnonzero(np.append(True, (np.diff(member) != 0) | (np.diff(owner) != 0)))
+    high, low = np.maximum.reduceat(value, begin), np.minimum.reduceat(value, begin)
+    count = np.diff(np.append(begin, len(value)))
+    # atoms outside the window have coefficient 0
+    cut = count < np.bincount(groups)[member[begin]]
+    high, low = np.where(cut, np.maximum(high, 0.0), high), np.where(cut, np.minimum(low, 0.0), low)
+    return float(identity), float((high - low).max(initial=0.0))

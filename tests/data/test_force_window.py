@@ -50,7 +50,7 @@ def test_band_holds_the_gram_elements_of_every_window(k):
         columns = np.append(own, band.window(bead))
         exact = gram[np.ix_(band.group[columns], band.group[columns])]
         limit = 1e-6 * np.outer(scale[band.group[columns]], scale[band.group[columns]])
-        assert (np.abs(fw.band_gram(band, state, columns, columns) - exact) < limit).all()
+        assert (np.abs(fw.band_gram(band, state, *np.meshgrid(columns, columns)) - exact) < limit).all()
         near = np.abs(case.atoms.residue[case.mapping.ca[bead]] - np.arange(len(scale)) // 5) <= k
         near[case.groups[case.mapping.ca]] = False
         assert set(band.group[band.window(bead)]) == set(np.flatnonzero(near))
@@ -154,6 +154,20 @@ def test_singular_window_is_refused_and_a_ridge_helps(sample):
     assert np.isfinite(fw.window_fit(band, few, RIDGE).coefficients).all()
 
 
+@pytest.mark.parametrize("lonely", [True, False])
+def test_beads_without_free_groups_have_the_basic_map(lonely):
+    """All of them, or all but the last one."""
+    groups, residue = np.asarray([0, 0, 1, 1, 2, 2, 3]), np.asarray([0, 0, 1, 1, 5, 5, 5])
+    groups[-1] = 2 if lonely else 3
+    ca = np.asarray([0, 2, 4])
+    forces = np.random.default_rng(0).normal(size=(9, 7, 3)).astype(np.float32)
+    band = fw.make_band(residue, groups, ca, 1)
+    weights = fw.to_dense(fw.window_fit(band, summed(band, forces), RIDGE))
+    same = slice(None) if lonely else slice(0, 2)
+    assert np.array_equal(weights[same], fm.basic_map(groups, ca)[same])
+    assert (weights[2, 6] in (0.0, 1.0)) == lonely
+
+
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**32), st.integers(0, 70), st.integers(0, 3), st.booleans())
 def test_apply_local_is_the_dense_product(seed, frames, k, shuffled):
@@ -227,3 +241,21 @@ def test_cross_fitted_window_recovers_the_mean_force():
     kept, error = slope(fw.apply_local(maps.all, forces), exact)
     assert abs(kept - (1.0 - removed)) < 3 * error
     assert 1.0 - kept > 6 * error
+
+
+@pytest.mark.parametrize("spoil", [None, "own", "other", "group"])
+def test_local_residuals_are_those_of_the_dense_matrix(spoil):
+    """Also for maps that violate the conditions: own weight 1.1, another Cα used, unequal in a group."""
+    groups = np.array([0, 0, 1, 2, 2, 2, 3, 4, 4, 5])
+    ca = np.array([0, 3, 7])
+    local = LocalMap(
+        10, np.array([0, 0, 3]), np.array([0, 6, 16, 23]), np.concatenate([
+            [1, 1, 0.3, 0, 0, 0], [0, 0, 0.5, 1, 1, 1, 0.2, 0, 0, 0], [0, 0, 0, 0.7, 1, 1, 0.1],
+        ]),
+    )  # fmt: skip
+    place, value = {"own": (9, 1.1), "other": (0 + 6, 0.25), "group": (22 - 2, 0.4), None: (22, 0.1)}[spoil]
+    local.coefficients[place] = value
+    dense = to_dense(local)
+    found = local_residuals(local, groups, ca)
+    assert found == (identity_residual(dense, ca), constraint_residual(dense, groups))
+    assert (max(found) > 0) == (spoil is not None)
