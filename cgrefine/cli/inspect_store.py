@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from cgrefine.artifacts import read_json
 from cgrefine.cli.console import Console
 from cgrefine.cli.inspect_figures import force_table, forces_figure, lengths_figure, sequence_line

@@ -14,7 +14,7 @@ from cgrefine.artifacts import Stage, write_json
 from cgrefine.cli import prepare_report
 from cgrefine.cli.console import Console
 from cgrefine.cli.tasks import Failure, Run, pool
-from cgrefine.config.schema import Config, Data
+from cgrefine.config.schema import Config, Data, ForceMap
 from cgrefine.data import jobs
 from cgrefine.data.force_pooled_map import PooledMap
 from cgrefine.data.plan import Planned, refuse_doubles, sources, with_split
@@ -95,13 +95,20 @@ def _pooled_map(
     if options.pooled_map is not None:
         fitted = PooledMap.load(Path(options.pooled_map).expanduser())
     else:
-        chosen = [planned for planned in plan if planned.in_training][: options.pooled_domains]
+        chosen = _pooled_over(plan, options)
         work = [jobs.SumsJob(planned, folder, data, options) for planned in chosen]
         names = [planned.name for planned in chosen]
         results = _collected(run, jobs.pooled_sums, work, names, failures, console, "pooled map")
         fitted = jobs.pooled_fit([path for _, path in results], options.ridge)
     fitted.save(folder / "pooled_map.json")
     return fitted
+
+
+def _pooled_over(plan: Sequence[Planned], options: ForceMap) -> list[Planned]:
+    """The proteins that a pooled map is fitted on: none when it comes from a file."""
+    if options.kind != "pooled" or options.pooled_map is not None:
+        return []
+    return [planned for planned in plan if planned.in_training][: options.pooled_domains]
 
 
 def _mapped(
@@ -118,10 +125,9 @@ def _mapped(
     assert config.data is not None
     lost = {failed["name"] for failed in failures.found}
     rest = [planned for planned in plan if planned.name not in lost]
-    work = [
-        jobs.MapJob(planned, folder, before, config.data, config.force_map, config.store, pooled)
-        for planned in rest
-    ]
+    fitted = {planned.name for planned in _pooled_over(plan, config.force_map)}
+    sections = (config.data, config.force_map, config.store)
+    work = [jobs.MapJob(p, folder, before, *sections, pooled, p.name in fitted) for p in rest]
     names = [planned.name for planned in rest]
     results = _collected(run, jobs.map_domain, work, names, failures, console, "prepare")
     return [entry for _, entry in results]

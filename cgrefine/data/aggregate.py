@@ -15,11 +15,15 @@ from cgrefine.data import force_map, force_noise, force_pooled, force_window
 from cgrefine.data.force_pooled_map import PooledMap
 from cgrefine.data.maps import Mapper, Maps, dense_states, maps_of
 from cgrefine.data.molecule import Molecule, bond_lengths, cis_bonds, prepared, valid_blocks
-from cgrefine.data.source import RawDomain, Run
+from cgrefine.data.source import RawDomain, Run, prefetched
 from cgrefine.data.topology import BeadMapping
 from cgrefine.errors import InputError
 
 BOND_EDGES_A = np.linspace(2.6, 4.4, 91)
+
+SQUARED_FRAMES, LENGTH_FRAMES = 1000, 2000
+"""Mean squares and bond lengths of a long molecule are taken over about so many even frames: enough for a
+part in a thousand."""
 
 
 class MeanSquares(NamedTuple):
@@ -59,8 +63,11 @@ def aggregate(
     data: Data,
     options: ForceMap,
     pooled: PooledMap | None = None,
+    in_fit: bool = False,
 ) -> Aggregated:
     """Map the valid frames of `runs` to beads. held_from: for each run, its first validation frame.
+
+    pooled: the map of kind pooled; in_fit: whether it was fitted on this molecule's training frames.
 
     A map that belongs to the molecule is fitted on training frames only, each weighted by 1/T; when all
     frames are held out (a split by domain), on them. With options.cross_fit the forces of a replica come from
@@ -69,7 +76,7 @@ def aggregate(
     frame, or too few runs to cross-fit.
     """
     molecule = prepared(domain, runs, held_from, data, options)
-    return _mapped(molecule, maps_of(molecule, pooled))
+    return _mapped(molecule, maps_of(molecule, pooled, in_fit))
 
 
 def noise_report(
@@ -102,15 +109,18 @@ def noise_report(
 
 
 class _Squares:
-    """Sums of squares of basic and mapped forces over the frames of one kind."""
+    """Sums of squares of basic and mapped forces of one kind of frame, every `stride`-th of a block."""
 
-    def __init__(self) -> None:
+    def __init__(self, basic: Mapper, stride: int) -> None:
+        self.map, self.stride = basic, stride
         self.basic, self.mapped, self.n_frames, self.n = 0.0, 0.0, 0, 0
 
-    def add(self, basic: np.ndarray, mapped: np.ndarray) -> None:
+    def add(self, forces: np.ndarray, mapped: np.ndarray) -> None:
+        self.n_frames += len(mapped)
+        basic, mapped = self.map(forces[:: self.stride]), mapped[:: self.stride]
         self.basic += float(np.einsum("fbc,fbc->", basic, basic, dtype=np.float64))
         self.mapped += float(np.einsum("fbc,fbc->", mapped, mapped, dtype=np.float64))
-        self.n_frames, self.n = self.n_frames + len(mapped), self.n + mapped.size
+        self.n += mapped.size
 
     def mean(self) -> MeanSquares:
         if not self.n:
@@ -131,13 +141,13 @@ def _mapped(molecule: Molecule, maps: Maps) -> Aggregated:
         "frame": np.empty(room, np.int32),
         "validation": np.empty(room, bool),
     }
-    basic = _basic(molecule)
-    squares = {True: _Squares(), False: _Squares()}
+    basic, every = _basic(molecule), max(1, room // SQUARED_FRAMES)
+    squares = {True: _Squares(basic, every), False: _Squares(basic, every)}
     n, left_out = 0, 0
     for run, until, held, fitted in zip(
         molecule.runs, molecule.fit_until, molecule.held_from, maps.fitted, strict=True
     ):
-        for block, bad in valid_blocks(molecule, run):
+        for block, bad in prefetched(valid_blocks(molecule, run)):
             left_out += bad
             rows = slice(n, n + len(block.frame))
             n = rows.stop
@@ -153,14 +163,14 @@ def _mapped(molecule: Molecule, maps: Maps) -> Aggregated:
                 if options.zero_net_force:
                     forces = force_map.remove_net_force_and_torque(positions[part], forces)
                 arrays["forces"][rows][part] = forces
-                squares[seen].add(basic(block.forces[part]), forces)
+                squares[seen].add(block.forces[part], forces)
             arrays["positions"][rows] = positions
             arrays["temperature_K"][rows] = run.temperature_K
             arrays["replica"][rows] = run.replica
             arrays["frame"][rows] = block.frame
             arrays["validation"][rows] = block.frame >= held
     arrays = {key: values[:n] for key, values in arrays.items()}
-    lengths = bond_lengths(molecule.mapping, arrays["positions"])
+    lengths = bond_lengths(molecule.mapping, arrays["positions"][:: max(1, n // LENGTH_FRAMES)])
     return Aggregated(
         mapping=molecule.mapping,
         arrays=arrays,
@@ -172,16 +182,30 @@ def _mapped(molecule: Molecule, maps: Maps) -> Aggregated:
         identity_residual=maps.residuals[0],
         constraint_residual=maps.residuals[1],
         cis_bonds=cis_bonds(molecule.mapping, lengths),
-        bond_histogram=np.histogram(lengths, BOND_EDGES_A)[0],
+        bond_histogram=_histogram(lengths),
     )
 
 
 def _basic(molecule: Molecule) -> Mapper:
-    """The basic map: forces on each Cα and what is rigidly bonded to it, by a gather of those atoms alone."""
+    """The basic map: forces on each Cα and what is rigidly bonded to it, by gathers of those atoms alone."""
     own = molecule.groups[molecule.mapping.ca]
-    atoms = np.flatnonzero(np.isin(molecule.groups, own))
-    bead_of_group = {int(group): bead for bead, group in enumerate(own)}
-    bead = np.asarray([bead_of_group[int(group)] for group in molecule.groups[atoms]])
-    order = np.argsort(bead, kind="stable")
-    chosen, starts = atoms[order], np.searchsorted(bead[order], np.arange(len(own)))
-    return lambda forces: np.add.reduceat(forces[:, chosen], starts, axis=1)
+    members = [np.flatnonzero(molecule.groups == group) for group in own]
+    rounds = []
+    for j in range(max(len(atoms) for atoms in members)):
+        beads = [bead for bead, atoms in enumerate(members) if len(atoms) > j]
+        rounds.append((np.asarray(beads), np.asarray([members[bead][j] for bead in beads])))
+
+    def mapper(forces: np.ndarray) -> np.ndarray:
+        summed = forces[:, rounds[0][1]]
+        for beads, atoms in rounds[1:]:
+            summed[:, beads] += forces[:, atoms]
+        return summed
+
+    return mapper
+
+
+def _histogram(lengths: np.ndarray) -> np.ndarray:
+    """Counts on BOND_EDGES_A, which are evenly spaced; lengths outside are left out."""
+    width = BOND_EDGES_A[1] - BOND_EDGES_A[0]
+    place = np.floor((lengths - BOND_EDGES_A[0]) / width).astype(np.int64)
+    return np.bincount(place[(place >= 0) & (place < len(BOND_EDGES_A) - 1)], minlength=len(BOND_EDGES_A) - 1)

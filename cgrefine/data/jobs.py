@@ -40,7 +40,10 @@ class SumsJob(NamedTuple):
 
 
 class MapJob(NamedTuple):
-    """One protein to the data set. before: a data set whose finished protein may be taken over."""
+    """One protein to the data set. before: a data set whose finished protein may be taken over.
+
+    pooled, in_fit: the pooled map, and whether the protein was among those it was fitted on.
+    """
 
     planned: Planned
     folder: Path
@@ -48,7 +51,8 @@ class MapJob(NamedTuple):
     data: Data
     options: ForceMap
     store: Store
-    pooled: PooledMap | None
+    pooled: PooledMap | None = None
+    in_fit: bool = False
 
 
 class NoiseJob(NamedTuple):
@@ -93,7 +97,7 @@ def map_domain(job: MapJob) -> dict[str, Any]:
     """The entry of one protein in the data set: taken over when its work is done already, else made."""
     planned = job.planned
     pooled = "" if job.pooled is None else job.pooled.digest
-    extra = {"store": job.store.model_dump(mode="json"), "pooled": pooled}
+    extra = {"store": job.store.model_dump(mode="json"), "pooled": pooled, "in_fit": job.in_fit}
     work = _identity("map", planned, job.data, job.options, extra)
     target = job.folder / "domains" / planned.name
     for folder in (job.folder, job.before):
@@ -106,7 +110,7 @@ def map_domain(job: MapJob) -> dict[str, Any]:
         shutil.rmtree(target)
     domain = plan.read(planned)
     runs = select_runs(domain, job.data.temperatures_K)
-    result = aggregate(domain, runs, planned.held_from, job.data, job.options, job.pooled)
+    result = aggregate(domain, runs, planned.held_from, job.data, job.options, job.pooled, job.in_fit)
     return write_domain(
         job.folder,
         planned.name,

@@ -1,6 +1,6 @@
 """Which force map each frame of a molecule gets, by the kind that is configured; fitted in one reading."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -16,6 +16,10 @@ Mapper = Callable[[np.ndarray], np.ndarray]
 """Atomic forces (f, atoms, 3) of a block to bead forces (f, beads, 3)."""
 
 
+Residuals = tuple[float, float]
+"""Largest violations of conditions (a) and (b) of `force_map`."""
+
+
 class Maps(NamedTuple):
     """fitted: for each run, the map of the frames below fit_until; rest: of all other frames.
 
@@ -25,19 +29,22 @@ class Maps(NamedTuple):
     fitted: tuple[Mapper, ...]
     rest: Mapper
     in_sample: bool
-    residuals: tuple[float, float]
+    residuals: Residuals
 
 
-def maps_of(molecule: Molecule, pooled: PooledMap | None) -> Maps:
-    """The maps of the configured kind. Raises InputError when they cannot be fitted."""
+def maps_of(molecule: Molecule, pooled: PooledMap | None, in_fit: bool) -> Maps:
+    """The maps of the configured kind. in_fit: whether the pooled map was fitted on this molecule.
+
+    Raises InputError when they cannot be fitted.
+    """
     options = molecule.options
     if options.kind == "basic":
         weights = force_map.basic_map(molecule.groups, molecule.mapping.ca)
-        return _same_for_all(molecule, _dense(molecule, weights), False, [weights])
+        return _same_for_all(molecule, _dense(molecule, weights), False, _residuals(molecule, weights))
     if options.kind == "pooled":
         assert pooled is not None
         local = force_pooled.instantiate(pooled, molecule.domain.atoms, molecule.mapping, molecule.groups)
-        return _same_for_all(molecule, _local(local), True, [force_window.to_dense(local)])
+        return _same_for_all(molecule, _local(local), in_fit, _local_residuals(molecule, local))
     if options.kind == "windowed":
         return _windowed_maps(molecule)
     return _dense_maps(molecule)
@@ -49,10 +56,10 @@ def _windowed_maps(molecule: Molecule) -> Maps:
     with _told_of(molecule, [state.n_frames for state in states]):
         if not options.cross_fit:
             local = force_window.window_fit(band, force_window.band_total(states), options.ridge)
-            return _same_for_all(molecule, _local(local), True, [force_window.to_dense(local)])
+            return _same_for_all(molecule, _local(local), True, _local_residuals(molecule, local))
         fits = force_window.cross_fit(band, states, options.ridge)
-    dense = (force_window.to_dense(local) for local in (*fits.folds, fits.all))
-    return _by_fold(molecule, [_local(local) for local in fits.folds], _local(fits.all), dense)
+    residuals = [_local_residuals(molecule, local) for local in (*fits.folds, fits.all)]
+    return _by_fold(molecule, [_local(local) for local in fits.folds], _local(fits.all), residuals)
 
 
 def _dense_maps(molecule: Molecule) -> Maps:
@@ -61,10 +68,11 @@ def _dense_maps(molecule: Molecule) -> Maps:
     with _told_of(molecule, [state.n_frames for state in states]):
         if not options.cross_fit:
             weights = force_map.optimal_map(force_map.gram_total(states), groups, ca, options.ridge)
-            return _same_for_all(molecule, _dense(molecule, weights), True, [weights])
+            return _same_for_all(molecule, _dense(molecule, weights), True, _residuals(molecule, weights))
         fits = force_map.cross_fit(states, groups, ca, options.ridge)
     mappers = [_dense(molecule, weights) for weights in fits.folds]
-    return _by_fold(molecule, mappers, _dense(molecule, fits.all), (*fits.folds, fits.all))
+    residuals = [_residuals(molecule, weights) for weights in (*fits.folds, fits.all)]
+    return _by_fold(molecule, mappers, _dense(molecule, fits.all), residuals)
 
 
 @contextmanager
@@ -97,23 +105,26 @@ def _local(local: force_window.LocalMap) -> Mapper:
     return lambda forces: force_window.apply_local(local, forces)
 
 
-def _same_for_all(molecule: Molecule, mapper: Mapper, in_sample: bool, dense: Iterable[np.ndarray]) -> Maps:
-    return Maps((mapper,) * len(molecule.runs), mapper, in_sample, _residuals(molecule, dense))
+def _same_for_all(molecule: Molecule, mapper: Mapper, in_sample: bool, residuals: Residuals) -> Maps:
+    return Maps((mapper,) * len(molecule.runs), mapper, in_sample, residuals)
 
 
-def _by_fold(molecule: Molecule, folds: Sequence[Mapper], rest: Mapper, dense: Iterable[np.ndarray]) -> Maps:
-    return Maps(tuple(folds[fold] for fold in molecule.fold), rest, False, _residuals(molecule, dense))
+def _by_fold(
+    molecule: Molecule, folds: Sequence[Mapper], rest: Mapper, residuals: Sequence[Residuals]
+) -> Maps:
+    worst = max(one for one, _ in residuals), max(two for _, two in residuals)
+    return Maps(tuple(folds[fold] for fold in molecule.fold), rest, False, worst)
 
 
-def _residuals(molecule: Molecule, dense: Iterable[np.ndarray]) -> tuple[float, float]:
-    found = [
-        (
-            force_map.identity_residual(weights, molecule.mapping.ca),
-            force_map.constraint_residual(weights, molecule.groups),
-        )
-        for weights in dense
-    ]
-    return max(one for one, _ in found), max(two for _, two in found)
+def _residuals(molecule: Molecule, weights: np.ndarray) -> Residuals:
+    return (
+        force_map.identity_residual(weights, molecule.mapping.ca),
+        force_map.constraint_residual(weights, molecule.groups),
+    )
+
+
+def _local_residuals(molecule: Molecule, local: force_window.LocalMap) -> Residuals:
+    return force_window.local_residuals(local, molecule.groups, molecule.mapping.ca)
 
 
 def window_sums(molecule: Molecule) -> PooledState:

@@ -15,6 +15,7 @@ from cgrefine.data.source import (
     check_values,
     first_valid_frame,
     frame_blocks,
+    prefetched,
     valid_frames,
 )
 from cgrefine.data.topology import BeadMapping, bonds_from_geometry, constraint_groups, map_to_beads
@@ -105,7 +106,7 @@ def fitting_blocks(molecule: Molecule) -> Iterator[tuple[int, Block, np.ndarray]
     """(fold, block, weight of each frame) of all frames that a map may be fitted on."""
     for run, until, fold in zip(molecule.runs, molecule.fit_until, molecule.fold, strict=True):
         if until > 0:
-            for block, _ in valid_blocks(molecule, run, until):
+            for block, _ in prefetched(valid_blocks(molecule, run, until)):
                 yield fold, block, np.full(len(block.frame), 1.0 / run.temperature_K)
 
 
@@ -136,12 +137,13 @@ def bond_lengths(
     mapping: BeadMapping, positions: Float[np.ndarray, "frames beads 3"]
 ) -> Float[np.ndarray, "frames bonds"]:
     """Distances of bonded Cα, Å, in the order of the topology's bonds."""
-    i, j = mapping.topology.bonds.T
-    return np.linalg.norm(positions[:, j] - positions[:, i], axis=-1)
+    # bonds join consecutive beads: a difference along the chain needs no gather
+    vectors = np.diff(positions, axis=1)
+    return np.sqrt(np.einsum("fbc,fbc->fb", vectors, vectors))[:, mapping.topology.bonds[:, 0]]
 
 
 def cis_bonds(mapping: BeadMapping, lengths: Float[np.ndarray, "frames bonds"]) -> list[int]:
     """Beads b whose bond b-1 → b is cis in most frames, which is rare except before proline."""
     if not len(lengths):
         return []
-    return mapping.topology.bonds[np.median(lengths, axis=0) < CIS_MAX_A, 1].tolist()
+    return mapping.topology.bonds[(lengths < CIS_MAX_A).mean(axis=0) > 0.5, 1].tolist()

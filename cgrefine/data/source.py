@@ -4,15 +4,18 @@ A reader (`mdcath`, `trajectories`) returns a RawDomain; everything after it is 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from cgrefine.data.topology import Atoms, alpha_carbons
 from cgrefine.errors import InputError
+
+T = TypeVar("T")
 
 CA_CA_RANGE_A = (2.8, 4.5)
 FORCE_RMS_RANGE = (0.1, 400.0)
@@ -87,21 +90,36 @@ def valid_frames(
 ) -> Bool[np.ndarray, " frames"]:
     """Frames that are finite, within ±limit_A, with at most one atom at the origin, and forces not all zero.
 
-    Broken tails of mdCATH runs hold zeros or 2.1e7 Å (2³¹/100). Costs two passes over each block, with no
-    copy: extrema carry NaN and infinity, and only frames with many zeros are looked at atom by atom.
+    Broken tails of mdCATH runs hold zeros or 2.1e7 Å (2³¹/100). Costs little more than reading the numbers
+    once: sums of squares carry NaN and infinity, and only frames that look odd are looked at atom by atom.
     """
     frames, atoms, _ = coords.shape
     if atoms == 0:
         return np.zeros(frames, bool)
     x, f = (values.reshape(frames, 3 * atoms) for values in (coords, forces))
-    low, high = x.min(axis=1), x.max(axis=1)
-    weak, strong = f.min(axis=1), f.max(axis=1)
+    size, strength = (np.einsum("fn,fn->f", values, values) for values in (x, f))
+    good = np.ones(frames, bool)
     # a comparison with NaN is False
-    good = (low >= -limit_A) & (high <= limit_A) & np.isfinite(weak) & np.isfinite(strong)
-    good &= (weak != 0.0) | (strong != 0.0)
-    for frame in np.flatnonzero(good & (np.count_nonzero(x == 0.0, axis=1) >= 6)):
-        good[frame] = np.count_nonzero((coords[frame] == 0.0).all(axis=1)) < 2
+    for frame in np.flatnonzero(~(size <= limit_A**2)):
+        good[frame] = np.abs(x[frame]).max() <= limit_A
+    for frame in np.flatnonzero(~np.isfinite(strength) | (strength == 0.0)):
+        good[frame] &= np.isfinite(f[frame]).all() and f[frame].any()
+    for frame in np.flatnonzero(good):
+        # bits are counted much faster than numbers; -0.0 does not occur in what a writer left empty
+        row = x[frame].view(f"i{x.itemsize}")
+        if row.size - np.count_nonzero(row) >= 6:
+            good[frame] = np.count_nonzero((coords[frame] == 0.0).all(axis=1)) < 2
     return good
+
+
+def prefetched(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made in a second thread while the one before it is worked on."""
+    end = object()
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        coming = thread.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, items, end)
+            yield cast(T, item)
 
 
 def first_valid_frame(

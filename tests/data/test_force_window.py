@@ -248,14 +248,14 @@ def test_local_residuals_are_those_of_the_dense_matrix(spoil):
     """Also for maps that violate the conditions: own weight 1.1, another Cα used, unequal in a group."""
     groups = np.array([0, 0, 1, 2, 2, 2, 3, 4, 4, 5])
     ca = np.array([0, 3, 7])
-    local = LocalMap(
+    local = fw.LocalMap(
         10, np.array([0, 0, 3]), np.array([0, 6, 16, 23]), np.concatenate([
             [1, 1, 0.3, 0, 0, 0], [0, 0, 0.5, 1, 1, 1, 0.2, 0, 0, 0], [0, 0, 0, 0.7, 1, 1, 0.1],
         ]),
     )  # fmt: skip
     place, value = {"own": (9, 1.1), "other": (0 + 6, 0.25), "group": (22 - 2, 0.4), None: (22, 0.1)}[spoil]
     local.coefficients[place] = value
-    dense = to_dense(local)
-    found = local_residuals(local, groups, ca)
-    assert found == (identity_residual(dense, ca), constraint_residual(dense, groups))
+    dense = fw.to_dense(local)
+    found = fw.local_residuals(local, groups, ca)
+    assert found == (fm.identity_residual(dense, ca), fm.constraint_residual(dense, groups))
     assert (max(found) > 0) == (spoil is not None)
