@@ -151,7 +151,7 @@ def _mapped(molecule: Molecule, maps: Maps) -> Aggregated:
             left_out += bad
             rows = slice(n, n + len(block.frame))
             n = rows.stop
-            positions = block.coords[:, ca]
+            positions = np.take(block.coords, ca, axis=1)
             below = int(np.searchsorted(block.frame, until))
             for part, mapper, seen in (
                 (slice(0, below), fitted, maps.in_sample),
@@ -196,9 +196,9 @@ def _basic(molecule: Molecule) -> Mapper:
         rounds.append((np.asarray(beads), np.asarray([members[bead][j] for bead in beads])))
 
     def mapper(forces: np.ndarray) -> np.ndarray:
-        summed = forces[:, rounds[0][1]]
+        summed = np.take(forces, rounds[0][1], axis=1)
         for beads, atoms in rounds[1:]:
-            summed[:, beads] += forces[:, atoms]
+            summed[:, beads] += np.take(forces, atoms, axis=1)
         return summed
 
     return mapper

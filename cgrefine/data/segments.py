@@ -120,6 +120,22 @@ def on_grid(positions: np.ndarray) -> np.ndarray:
     return np.rint(np.asarray(positions, np.float64) * GRID_PER_A).astype(np.int64)
 
 
+def extent(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest coordinate of each frame, (f, 3) each. grid: (f, n, 3), n > 0."""
+    return _folded(grid, np.minimum), _folded(grid, np.maximum)
+
+
+def _folded(grid: np.ndarray, extreme: np.ufunc) -> np.ndarray:
+    """Halves laid on each other: whole rows at a time, where a reduction along the middle axis takes three."""
+    while (n := grid.shape[1]) > 1:
+        half = n // 2
+        upper = extreme(grid[:, :half], grid[:, half : 2 * half])
+        if n % 2:
+            upper[:, 0] = extreme(upper[:, 0], grid[:, -1])
+        grid = upper
+    return grid[:, 0]
+
+
 def with_origins(segments: Segments, low: np.ndarray, high: np.ndarray) -> Segments | None:
     """Segments cut where frames no longer fit int16 around one origin; None when a single frame does not.
 

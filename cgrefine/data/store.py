@@ -21,6 +21,7 @@ import numpy as np
 
 from cgrefine.data.segments import (
     Segments,
+    extent,
     from_rows,
     off_grid,
     on_grid,
@@ -48,7 +49,8 @@ STORED = {"positions": ("int16", "float32"), "forces": ("float16", "float32")}
 PER_FRAME = ("temperature_K", "replica", "frame", "validation")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
-_CHUNK_FRAMES = 512
+_CHUNK_VALUES = 1 << 16
+"""Numbers that are converted at a time: few enough to stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -315,8 +317,13 @@ def _check_arrays(name: str, topology: Topology, arrays: Mapping[str, np.ndarray
             raise ValueError(f"domain {name}: {key} are not all finite")
 
 
+def _stretches(values: np.ndarray) -> Iterator[slice]:
+    step = max(1, _CHUNK_VALUES // max(1, int(np.prod(values.shape[1:]))))
+    return (slice(i, i + step) for i in range(0, len(values), step))
+
+
 def _chunks(values: np.ndarray) -> Iterator[np.ndarray]:
-    return (values[i : i + _CHUNK_FRAMES] for i in range(0, len(values), _CHUNK_FRAMES))
+    return (values[stretch] for stretch in _stretches(values))
 
 
 def _encoding(name: str, x: np.ndarray, segments: Segments, wanted: str) -> tuple[Segments, str]:
@@ -325,7 +332,7 @@ def _encoding(name: str, x: np.ndarray, segments: Segments, wanted: str) -> tupl
         return segments, "float32"
     judged = [off_grid(part) for part in _chunks(x)]
     if all(fits for fits, _ in judged):
-        extrema = [(grid.min(1), grid.max(1)) for grid in (on_grid(part) for part in _chunks(x))]
+        extrema = [extent(on_grid(part)) for part in _chunks(x)]
         low, high = (np.concatenate(side) for side in zip(*extrema, strict=True)) if extrema else (x, x)
         cut = with_origins(segments, low, high) if len(x) else segments
         if cut is not None:
@@ -344,8 +351,8 @@ def _encoded(x: np.ndarray, segments: Segments, stored: str) -> Iterator[np.ndar
         yield from _chunks(x)
         return
     origin = segments.spread(segments.origin)
-    for part, zero in zip(_chunks(x), _chunks(origin), strict=True):
-        yield on_grid(part) - zero[:, None]
+    for stretch in _stretches(x):
+        yield on_grid(x[stretch]) - origin[stretch, None]
 
 
 def _put_in_place(partial: Path, final: Path) -> None:
