@@ -150,25 +150,27 @@ def _opened(path: Path) -> Iterator[h5py.File]:
 
 
 def _read_runs(group: h5py.Group, n_atoms: int, source: str) -> tuple[Run, ...]:
-    """Runs by temperature and replica; a group without data sets, or without frames, is a missing replica."""
+    """Runs by temperature and replica; one without frames is a missing one, one without data sets is broken."""
     runs: dict[tuple[float, int], Run] = {}
     for name, replicas in group.items():
         match = TEMPERATURE_GROUP.fullmatch(name)
-        if not isinstance(replicas, h5py.Group):
-            continue
         if match is None:
-            if not any(isinstance(item, h5py.Group) for item in replicas.values()):
+            if not isinstance(replicas, h5py.Group) or not any(
+                isinstance(item, h5py.Group) for item in replicas.values()
+            ):
                 continue
             raise InputError(
                 f"{source}: group {name!r} is no temperature; groups must be named such as 320 or sims320K"
             )
+        if not isinstance(replicas, h5py.Group) or not len(replicas):
+            raise InputError(f"{source}: {name!r} must be a group of replicas, and holds none")
         for replica, run in replicas.items():
             key = f"{name}/{replica}"
             if not (isinstance(run, h5py.Group) and REPLICA_GROUP.fullmatch(replica)):
                 raise InputError(
                     f"{source}: {key} is no replica; they must be groups named 0, 1, 2 and so on"
                 )
-            n_frames = _checked_frames(run, n_atoms, source, key) if len(run) else 0
+            n_frames = _checked_frames(run, n_atoms, source, key)
             if not n_frames:
                 continue
             place = float(match[1]), int(replica)

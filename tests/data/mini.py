@@ -31,7 +31,8 @@ Z = {"H": 1, "C": 6, "N": 7, "O": 8}
 class Mini:
     """What the file holds; change a field before `write` to make a bad one.
 
-    residues: names in order; gap_before: indices of residues that a chain gap precedes.
+    residues: names in order; gap_before: indices of residues that a chain gap precedes. group: name of a
+    temperature's group; layout: more arguments of create_dataset for coords and forces.
     """
 
     name: str = "1abcA00"
@@ -41,6 +42,8 @@ class Mini:
     replicas: int = 2
     frames: int = 30
     psf: bool = True
+    group: str = "{}"
+    layout: dict[str, object] = field(default_factory=dict)
     units: dict[str, str] = field(
         default_factory=lambda: {"coords": "Angstrom", "forces": "kcal/mol/Angstrom"}
     )
@@ -102,12 +105,12 @@ class Mini:
                 group.create_dataset("psf", data=self.psf_text(), dtype=text)
             for temperature in self.temperatures:
                 for replica in range(self.replicas):
-                    run = group.create_group(f"{temperature}/{replica}")
+                    run = group.create_group(f"{self.group.format(temperature)}/{replica}")
                     run.attrs["numFrames"] = self.frames
                     for key, values in zip(
                         ("coords", "forces"), self.trajectory(temperature, replica), strict=True
                     ):
-                        run.create_dataset(key, data=values).attrs["unit"] = self.units[key]
+                        run.create_dataset(key, data=values, **self.layout).attrs["unit"] = self.units[key]
         return path
 
     def pdb_text(self) -> str:
