@@ -170,6 +170,6 @@ def _wait_for_a_worker(client: Any, cluster: Cluster) -> None:
         client.wait_for_workers(1, timeout=START_TIMEOUT_S)
     except TimeoutError as error:
         raise InputError(
-            f"cluster.kind = {cluster.kind}: no worker came within {START_TIMEOUT_S} s; look at the queue and "
-            "the jobs' output"
+            f"cluster.kind = {cluster.kind}: no worker came within {START_TIMEOUT_S} s; look at the queue "
+            "and the jobs' output"
         ) from error

@@ -111,6 +111,23 @@ def test_data_set_and_run_folder(run, capsys):
         assert "held out by replica" in text and "within ±1 residues" in text and "force_map_ratio" in text
 
 
+def test_cost_of_training_is_measured(run, capsys):
+    config = {
+        "model": {
+            "name": "allegro", "cutoff_A": 8, "channels": 4, "hidden": 8, "layers": 1, "l_max": 1, "n_bessel": 4,
+        },
+        "train": {"epochs": 3, "batch_beads": 20},
+    }  # fmt: skip
+    inspect([str(run / "prepare")], Options(estimate=parse(config, "test")), Console(quiet=True))
+    shown = cells(capsys.readouterr().out)
+    text = " ".join(shown)
+    assert "training frames 56" in text and "residue-frames 280" in text and "beads of a batch 20" in text
+    assert 14 <= float(shown[shown.index("epoch", shown.index("steps")) + 1]) <= 17
+    assert float(shown[shown.index("step", shown.index("packing")) + 1]) > 0
+    with pytest.raises(InputError, match="needs a network"):
+        inspect([str(run)], Options(estimate=parse({"train": {"epochs": 1}}, "test")), Console(quiet=True))
+
+
 def test_verify_finds_a_flipped_bit(run, capsys):
     inspect([str(run)], Options(verify=True), Console(quiet=True))
     assert "every byte is as it was written" in " ".join(cells(capsys.readouterr().out))

@@ -1,0 +1,102 @@
+"""What training on a data set costs: one real training step is compiled, measured and multiplied."""
+
+import statistics
+import time
+from typing import Any, NamedTuple
+
+import jax
+
+from cgrefine.config.schema import Config
+from cgrefine.data.frames import FrameSet, frame_set, mean_neighbors
+from cgrefine.data.loader import NO_DECOYS, Reading, each, training_batches
+from cgrefine.data.packing import Batch, Budget, budget_for, estimated_batches
+from cgrefine.data.store import Dataset
+from cgrefine.energy import SumOfTerms
+from cgrefine.errors import InputError
+from cgrefine.fm import optimizers
+from cgrefine.fm.models.registry import network_term
+from cgrefine.fm.train import force_matching, single
+from cgrefine.report.page import Section, Table
+
+STEPS = 5
+
+
+class StepCost(NamedTuple):
+    """seconds: median of a step after compilation, which took compile_seconds.
+
+    temporary, arguments: bytes on the device. operations: floating-point operations of a step, as XLA counts them.
+    """
+
+    seconds: float
+    compile_seconds: float
+    temporary: int
+    arguments: int
+    operations: float
+
+
+def section(dataset: Dataset, config: Config) -> Section:
+    """Steps, time and memory of an epoch with `model`, `train` and `loader` of the configuration.
+
+    The priors are left out of the step: they cost about a thousandth of a network. Raises InputError
+    without a network, or when a frame does not fit a batch.
+    """
+    if config.model is None or config.train is None or config.model.name == "none":
+        raise InputError("inspect --estimate: the configuration needs a network in `model`, and `train`")
+    loader, settings = config.loader, config.train
+    choice = (loader.stride, loader.temperatures_K, loader.temperature_weights)
+    frames = frame_set(dataset.domains, False, config.model.cutoff_A, *choice)
+    budget = budget_for([frames], settings.batch_beads, loader.edge_headroom)
+    steps = estimated_batches(frames, budget, settings.decoy_fraction, loader.buffer_frames)
+    batch, seconds_to_pack = _first_batch(frames, budget, Reading(loader.buffer_frames, 1, 0))
+    facts = {**config.model.model_dump(), "avg_neighbors": mean_neighbors(frames, config.model.cutoff_A)}
+    cost = step_cost(facts, batch, settings.clip_norm)
+    beads, edges = int(batch.system.bead_mask.sum()), int(batch.neighbors.edge_mask.sum())
+    epoch = steps * cost.seconds
+    rows: list[tuple[object, ...]] = [
+        ("training frames", len(frames), ""),
+        ("residue-frames", frames.total_beads, ""),
+        ("beads of a batch", budget.beads, f"{beads / budget.beads:.0%} used in the first"),
+        ("edge slots of a batch", budget.edges, f"{edges / budget.edges:.0%} used in the first"),
+        ("steps of an epoch", steps, "estimated by packing a sample"),
+        ("step", cost.seconds, "s, measured"),
+        ("epoch", epoch, "s"),
+        (f"{settings.epochs} epochs", settings.epochs * epoch / 3600, "h, without validation"),
+        ("compilation", cost.compile_seconds, "s"),
+        ("device memory of a step", (cost.temporary + cost.arguments) / 1e6, "MB"),
+        ("floating-point operations of a step", cost.operations / 1e9, "G"),
+        ("first batch", seconds_to_pack, "s to read and pack, start included"),
+    ]
+    device = jax.devices()[0].device_kind
+    text = f"{config.model.name} of {config.model.channels} channels on {device}; other devices differ."
+    return Section("Cost of training", text, Table(("quantity", "value", "unit"), rows))
+
+
+def step_cost(facts: dict[str, Any], batch: Batch, clip_norm: float) -> StepCost:
+    """Compile and time a force-matching step of a new network on one batch."""
+    network, prior = network_term(facts), SumOfTerms(())
+    optimizer = optimizers.adabelief(lambda step: 1e-4, clip_norm, 0.0)
+    init, step = force_matching(network, prior, optimizer)
+    state = init(single(network.init(jax.random.key(0))))
+    begin = time.perf_counter()
+    compiled = jax.jit(step).lower(state, batch, {}).compile()
+    compile_seconds = time.perf_counter() - begin
+    times = []
+    for _ in range(STEPS):
+        begin = time.perf_counter()
+        state, _ = jax.block_until_ready(compiled(state, batch, {}))
+        times.append(time.perf_counter() - begin)
+    memory = compiled.memory_analysis()
+    return StepCost(
+        seconds=statistics.median(times),
+        compile_seconds=compile_seconds,
+        temporary=int(memory.temp_size_in_bytes),
+        arguments=int(memory.argument_size_in_bytes),
+        operations=float(compiled.cost_analysis()["flops"]),
+    )
+
+
+def _first_batch(frames: FrameSet, budget: Budget, reading: Reading) -> tuple[Batch, float]:
+    begin = time.perf_counter()
+    for packed in each(training_batches(frames, budget, 0, 0, NO_DECOYS, reading)):
+        return packed.batch, time.perf_counter() - begin
+    raise InputError("inspect --estimate: the data set has no training frame")
