@@ -30,8 +30,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
 STAGES = {
     "prepare": (
         "All-atom MD to a CG data set: Cα positions, optimally projected forces, split.",
-        "data.raw (mdCATH HDF5 files)",
-        "domains/*/*.npy, dataset.json, report.html",
+        "data.raw (mdCATH HDF5 files) and data.trajectories (TRR, NetCDF, npz)",
+        "domains/*/*.npy, dataset.json, failures.json, noise.json, report.html",
     ),
     "priors": (
         "Boltzmann-inverted bonds, angles, dihedrals and repulsion, and a prior-only Langevin run.",
