@@ -150,7 +150,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
 
 
 def _read_runs(group: h5py.Group, n_atoms: int, source: str) -> tuple[Run, ...]:
-    """Runs by temperature and replica; one without frames is a missing one, one without data sets is broken."""
+    """Runs by temperature and replica; one without frames is missing, one without data sets is broken."""
     runs: dict[tuple[float, int], Run] = {}
     for name, replicas in group.items():
         match = TEMPERATURE_GROUP.fullmatch(name)
