@@ -89,17 +89,15 @@ def frame_edges(positions: np.ndarray, cutoff_A: float) -> tuple[np.ndarray, np.
         raise ValueError("positions are not all finite")
     low, high = np.float32(cutoff2 - error), np.float32(cutoff2 + error)
     rows = max(_BLOCK_PAIRS // max(n, 1), 1)
-    found, doubtful, total = [], [], 0
+    found = [np.zeros(0, np.int64)]
     for start in range(0, n, rows):
         block = (left[start : start + rows] @ right).reshape(-1)
         block[start :: n + 1] = np.inf
-        close = (block < high).nonzero()[0]
-        at_cutoff = (block[close] >= low).nonzero()[0]
-        found.append(close + start * n)
-        doubtful.append(at_cutoff + total)
-        total += len(close)
-    pairs = found[0] if len(found) == 1 else np.concatenate([np.zeros(0, np.int64), *found])
-    pairs = _without_longer(pairs, np.concatenate([np.zeros(0, np.int64), *doubtful]), x, cutoff2)
+        pairs = (block < high).nonzero()[0]
+        doubtful = (block[pairs] >= low).nonzero()[0]
+        pairs += start * n
+        found.append(pairs if len(doubtful) == 0 else _without_longer(pairs, doubtful, x, cutoff2))
+    pairs = found[-1] if len(found) <= 2 else np.concatenate(found)
     first = np.arange(n) * n
     ends = pairs.searchsorted(first + n)
     ends[1:] -= ends[:-1].copy()
@@ -111,8 +109,9 @@ def _pair_factors(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """(n, 5), (5, n) float32 whose product are the squared distances of all pairs; and max |x|²."""
     n = len(x)
     centre = np.add.reduce(x, axis=0, dtype=np.float64) / max(n, 1)
-    left, right = np.ones((n, 5), np.float32), np.ones((5, n), np.float32)
+    left, right = np.empty((n, 5), np.float32), np.empty((5, n), np.float32)
     left[:, :3] = x - centre
+    left[:, 4] = right[3] = 1.0
     squares = np.einsum("ij,ij->i", left[:, :3], left[:, :3])
     left[:, 3] = right[4] = squares
     np.multiply(left[:, :3].T, -2, out=right[:3])
@@ -121,8 +120,6 @@ def _pair_factors(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
 
 def _without_longer(pairs: np.ndarray, doubtful: np.ndarray, x: np.ndarray, cutoff2: float) -> np.ndarray:
     """Pairs i·n + j without those of `doubtful` (indices of pairs) that are not within the cutoff."""
-    if len(doubtful) == 0:
-        return pairs
     i, j = np.divmod(pairs[doubtful], len(x))
     # the same order of operations as a direct float64 sum, so that ties at the cutoff agree
     dx, dy, dz = (x[i].astype(np.float64) - x[j]).T

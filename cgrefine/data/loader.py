@@ -1,14 +1,15 @@
 """From the store to packed batches: a grain pipeline that reads, finds edges and packs in the background.
 
-rows of the epoch → shuffled by (seed, epoch) → this process' share → frames with edges (read threads) →
-packed batches (a thread of this process, or worker processes). Each iterator has get_state and set_state
-(JSON-able): restored in the middle of an epoch it goes on with the same batches.
+rows of the epoch → shuffled by (seed, epoch) → this process' share → frames with edges, a group at a time
+(read threads) → packed batches (a thread of this process, or worker processes). Each iterator has get_state
+and set_state (JSON-able): restored in the middle of an epoch it goes on with the same batches.
 """
 
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import grain
@@ -21,9 +22,14 @@ from cgrefine.data.packing import Batch, Budget, Item, make_batch, next_batch
 from cgrefine.errors import InputError
 from cgrefine.neighbors import frame_edges
 
-READ_THREADS = 4
-READ_AHEAD = 64
-"""Frames that are read before they are asked for."""
+READ_THREADS = 1
+"""More of them wait for each other, since most of the work holds the interpreter lock: see workers."""
+
+READ_AHEAD = 8
+"""Groups of frames that are read before they are asked for."""
+
+GROUP = 16
+"""Frames that are read together: an element of the pipeline costs a tenth of a millisecond by itself."""
 
 SHUFFLE_ROUNDS = 4
 
@@ -63,21 +69,36 @@ class Packed(NamedTuple):
     batch: Batch
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FrameSource:
-    """Gives the Item of a row. Rows from len(rows) on are decoys of shuffled frames; seeds (3,)."""
+    """The frames of one process' share of an epoch, in groups. Rows from len(rows) on are decoys.
+
+    seeds: of the shuffle (None: none), of the frames that decoys copy, and of their noise.
+    """
 
     frames: FrameSet
     rows: Rows
     decoys: Decoys
-    seeds: tuple[int, int, int]
+    seeds: tuple[int | None, int, int]
+    share: tuple[int, int]
 
     @property
     def total(self) -> int:
         """Rows of the epoch, decoys included."""
         return len(self.rows) + round(self.decoys.fraction * len(self.rows))
 
-    def __call__(self, row: int) -> Item:
+    @property
+    def places(self) -> range:
+        """Of this share in the order of the epoch."""
+        return range(self.share[0], self.total, self.share[1])
+
+    def group(self, index: int) -> list[Item]:
+        """The Items of the index-th GROUP places."""
+        places, seed = self.places[index * GROUP : (index + 1) * GROUP], self.seeds[0]
+        return [self.item(p if seed is None else _shuffled(p, self.total, seed)) for p in places]
+
+    def item(self, row: int) -> Item:
+        """A row, read and with its edges."""
         decoy = row - len(self.rows)
         source = row if decoy < 0 else _shuffled(decoy, len(self.rows), self.seeds[1])
         index, frame = self.rows.where(source)
@@ -89,7 +110,7 @@ class FrameSource:
             noise = np.random.default_rng([self.seeds[2], decoy]).normal(0.0, self.decoys.noise_A, x.shape)
             x, forces = (x + noise).astype(np.float32), np.zeros_like(x)
         senders, receivers = frame_edges(x, self.frames.cutoff_A)
-        return Item(int(row), index, frame, x, forces, senders, receivers, decoy >= 0)
+        return Item(row, index, frame, x, forces, senders, receivers, decoy >= 0)
 
     def packed(self, items: list[Item], budget: Budget) -> Packed:
         """The batch of these items."""
@@ -107,14 +128,15 @@ def training_batches(
     Its iterators are to be closed. They raise InputError on a frame that is larger than a batch.
     """
     seeds = [int(s) for s in np.random.SeedSequence([seed, epoch]).generate_state(3)]
-    source = FrameSource(frames, frames.epoch(seed, epoch), decoys, (seeds[0], seeds[1], seeds[2]))
-    return _pipeline(source, _range(source.total).shuffle(seed=seeds[0]), budget, reading)
+    rows = frames.epoch(seed, epoch)
+    source = FrameSource(frames, rows, decoys, (seeds[0], seeds[1], seeds[2]), reading.share)
+    return _pipeline(source, budget, reading)
 
 
 def sweep(frames: FrameSet, budget: Budget, reading: Reading) -> grain.IterDataset:
     """`Packed` batches with every frame once, always the same: for validation and evaluation."""
-    source = FrameSource(frames, frames.each_once, NO_DECOYS, (0, 0, 0))
-    return _pipeline(source, _range(source.total), budget, reading)
+    source = FrameSource(frames, frames.each_once, NO_DECOYS, (None, 0, 0), reading.share)
+    return _pipeline(source, budget, reading)
 
 
 def each(batches: grain.IterDataset) -> Iterator[Packed]:
@@ -123,28 +145,25 @@ def each(batches: grain.IterDataset) -> Iterator[Packed]:
         yield from running
 
 
-def _range(count: int) -> grain.MapDataset:
-    return grain.MapDataset.range(count)
-
-
-def _pipeline(
-    source: FrameSource, rows: grain.MapDataset, budget: Budget, reading: Reading
-) -> grain.IterDataset:
-    index, count = reading.share
+def _pipeline(source: FrameSource, budget: Budget, reading: Reading) -> grain.IterDataset:
     read = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=READ_AHEAD)
-    items = rows[index::count].map(source).to_iter_dataset(read)
-    packed = PackIterDataset(items, source, budget, reading.buffer_frames)
+    groups = grain.MapDataset.range(-(-len(source.places) // GROUP)).map(source.group)
+    packed = PackIterDataset(groups.to_iter_dataset(read), source, budget, reading.buffer_frames)
     if reading.workers == 0:
         return ThreadPrefetchIterDataset(packed, prefetch_buffer_size=reading.prefetch)
     if not flags.FLAGS.is_parsed():
         # grain asks absl for its flags when it starts workers, and this is no absl program
         flags.FLAGS.mark_as_parsed()
     ahead = max(reading.prefetch // reading.workers, 1)
-    return packed.mp_prefetch(grain.MultiprocessingOptions(reading.workers, per_worker_buffer_size=ahead))
+    options = grain.MultiprocessingOptions(reading.workers, per_worker_buffer_size=ahead)
+    if source.total == 0:
+        return packed
+    like = source.packed([source.item(0)], budget)
+    return packed.map(as_bytes).mp_prefetch(options).map(partial(from_bytes, like))
 
 
 class PackIterDataset(grain.IterDataset):
-    """Items → Packed batches within a budget."""
+    """Groups of items → Packed batches within a budget."""
 
     def __init__(
         self, parent: grain.IterDataset, source: FrameSource, budget: Budget, buffer_frames: int
@@ -173,11 +192,12 @@ class PackIterator(grain.DatasetIterator):
             raise StopIteration
         return self.source.packed(items, self.budget)
 
-    def _more(self) -> Item | None:
-        item = next(self._parent, None)
-        if item is not None and (item.n_beads > self.budget.beads or item.n_edges > self.budget.edges):
-            raise InputError(too_large(self.source.frames, item, self.budget))
-        return item
+    def _more(self) -> list[Item]:
+        items = next(self._parent, [])
+        for item in items:
+            if item.n_beads > self.budget.beads or item.n_edges > self.budget.edges:
+                raise InputError(too_large(self.source.frames, item, self.budget))
+        return items
 
     def get_state(self) -> dict[str, Any]:
         """The parent's state, and the waiting rows."""
@@ -186,7 +206,45 @@ class PackIterator(grain.DatasetIterator):
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from a state of `get_state`."""
         self._parent.set_state(state["parent"])
-        self.waiting = deque(self.source(row) for row in state["waiting"])
+        self.waiting = deque(self.source.item(row) for row in state["waiting"])
+
+
+def as_bytes(packed: Packed) -> np.ndarray:
+    """All arrays of a batch in one: between processes, shared memory for each costs more than a copy."""
+    arrays = list(_leaves(packed))
+    flat = np.empty(sum(_aligned(array.nbytes) for array in arrays), np.uint8)
+    start = 0
+    for array in arrays:
+        flat[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
+        start += _aligned(array.nbytes)
+    return flat
+
+
+def from_bytes(like: Packed, flat: np.ndarray) -> Packed:
+    """Inverse of `as_bytes`: views of `flat` with the shapes and types of `like`."""
+    start = 0
+
+    def rebuilt(value: Any) -> Any:
+        nonlocal start
+        if not isinstance(value, np.ndarray):
+            return type(value)(*(rebuilt(part) for part in value))
+        piece = flat[start : start + value.nbytes].view(value.dtype).reshape(value.shape)
+        start += _aligned(value.nbytes)
+        return piece
+
+    return rebuilt(like)
+
+
+def _leaves(value: Any) -> Iterator[np.ndarray]:
+    if isinstance(value, np.ndarray):
+        yield value
+    else:
+        for part in value:
+            yield from _leaves(part)
+
+
+def _aligned(n_bytes: int) -> int:
+    return -(-n_bytes // 64) * 64
 
 
 def too_large(frames: FrameSet, item: Item, budget: Budget) -> str:

@@ -110,13 +110,12 @@ def estimated_batches(frames: FrameSet, budget: Budget, extra: float, buffer_fra
 
     Exactly how many is known only when they are packed.
     """
-    sizes = [Size(*pair) for pair in np.stack(sampled_sizes(frames, DRY_FRAMES), axis=1).tolist()]
-    coming = iter(np.random.default_rng(0).permutation(len(sizes)).tolist())
+    sizes = np.stack(sampled_sizes(frames, DRY_FRAMES), axis=1)
+    coming = [Size(*pair) for pair in np.random.default_rng(0).permutation(sizes).tolist()]
     waiting: deque[Size] = deque()
 
-    def more() -> Size | None:
-        index = next(coming, None)
-        return None if index is None else sizes[index]
+    def more() -> list[Size]:
+        return [coming.pop()] if coming else []
 
     batches = 0
     while next_batch(waiting, more, budget, buffer_frames):
@@ -124,14 +123,15 @@ def estimated_batches(frames: FrameSet, budget: Budget, extra: float, buffer_fra
     lengths = np.asarray([domain.n_beads for domain in frames.domains], np.int64)
     pieces = frames.pieces
     beads = float((lengths[pieces.domain] * pieces.count * pieces.weight).sum()) * (1.0 + extra)
-    return max(round(batches * beads / sum(size.n_beads for size in sizes)), 1)
+    return max(round(batches * beads / int(sizes[:, 0].sum())), 1)
 
 
 def next_batch(
-    waiting: deque[Packable], more: Callable[[], Packable | None], budget: Budget, buffer_frames: int
+    waiting: deque[Packable], more: Callable[[], Sequence[Packable]], budget: Budget, buffer_frames: int
 ) -> list[Packable]:
-    """Take the frames of the next batch out of `waiting`, which `more` keeps full; [] when all are done.
+    """Take the frames of the next batch out of `waiting`, [] when all are done.
 
+    more() gives the next few frames, none at the end, and is asked while fewer than buffer_frames wait.
     Frames are taken in order while about one more fits after them, and then those that leave least room
     of beads and edges together: the oldest frame is always in, so none waits for ever. Depends on the
     frames alone. Raises ValueError on a frame that exceeds the budget by itself.
@@ -170,9 +170,9 @@ def next_batch(
     return taken
 
 
-def _refill(waiting: deque[Packable], more: Callable[[], Packable | None], buffer_frames: int) -> None:
-    while len(waiting) < buffer_frames and (item := more()) is not None:
-        waiting.append(item)
+def _refill(waiting: deque[Packable], more: Callable[[], Sequence[Packable]], buffer_frames: int) -> None:
+    while len(waiting) < buffer_frames and (items := more()):
+        waiting.extend(items)
 
 
 def make_batch(

@@ -26,8 +26,8 @@ CUTOFF = 10.0
 
 def packed(sizes, budget, buffer_frames):
     """All batches, as sizes."""
-    coming, waiting, batches = iter(sizes), deque(), []
-    while batch := next_batch(waiting, lambda: next(coming, None), budget, buffer_frames):
+    coming, waiting, batches = deque(sizes), deque(), []
+    while batch := next_batch(waiting, lambda: [coming.popleft()] if coming else [], budget, buffer_frames):
         batches.append(batch)
     return batches
 
