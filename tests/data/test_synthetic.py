@@ -1,5 +1,9 @@
 """Synthetic domains: mdCATH's schema to the letter, sane geometry, and a mean force that is the true one."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -275,3 +279,19 @@ def test_same_seed_same_file(written, tmp_path):
 def test_impossible_domains(n, sequence, message):
     with pytest.raises(ValueError, match=message):
         make_domain(n, sequence=sequence)
+
+
+def test_script_writes_files_that_make_domain_makes_again(tmp_path):
+    script = Path(__file__).parents[2] / "scripts" / "make_fixture.py"
+    command = [sys.executable, str(script), "--out", str(tmp_path), "--domains", "2", "--residues", "6"]
+    done = subprocess.run(
+        [*command, "--frames", "2", "--temperatures", "320", "--replicas", "1", "--seed", "7"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "0001A00.h5: 6 residues" in done.stdout and "seed 8, 1 runs of 2 frames" in done.stdout
+    raw = mdcath.read_domain(tmp_path / "mdcath_dataset_0001A00.h5", "0001A00")
+    assert raw.atoms.resname.tolist() == make_domain(6, 8, "0001A00").atoms.resname.tolist()
+    (block,) = source.frame_blocks(raw, raw.runs[0], 1, 5)
+    assert block.coords.shape == (2, len(raw.atoms), 3)
