@@ -140,7 +140,7 @@ def _local(cluster: Cluster, most: int) -> Any:
         n_workers=n_workers(cluster, most),
         threads_per_worker=1,
         processes=True,
-        dashboard_address=None,
+        dashboard_address=":0",  # any free port: two may run on one machine
         silence_logs=logging.CRITICAL,  # failures are told once, by us
     )
 
@@ -162,6 +162,7 @@ def slurm(cluster: Cluster) -> Any:
         memory=facts.memory,
         walltime=facts.walltime,
         job_extra_directives=facts.extra,
+        scheduler_options={"dashboard_address": ":0"},
     )
 
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from dask.distributed import LocalCluster
 
 from cgrefine.cli.tasks import Failure, n_workers, pool, slurm
 from cgrefine.config.schema import Cluster, Slurm
@@ -64,6 +65,13 @@ def test_unknown_scheduler_is_named(monkeypatch):
         pool(Cluster(kind="scheduler", address=address), 1) as run,
     ):
         list(run(work, []))
+
+
+def test_a_running_scheduler_is_used(tmp_path):
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as running:
+        address = running.scheduler_address
+        found, _ = results(Cluster(kind="scheduler", address=address, retries=0), tmp_path)
+    assert found[1] == 1 and found[2] == Failure("two is not allowed", True)
 
 
 def test_slurm_jobs_ask_for_what_is_configured():
