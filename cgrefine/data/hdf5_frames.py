@@ -49,7 +49,7 @@ class Chunked:
         found = np.empty((len(wanted), *self.dataset.shape[1:]), np.float32)
         for slab in np.unique(wanted // self.rows):
             here = wanted // self.rows == slab
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
                 found[here] = self._slab(int(slab))[wanted[here] - slab * self.rows]
         return found
 

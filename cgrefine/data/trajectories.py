@@ -106,7 +106,8 @@ def _blocks(
     for coords, forces in file.blocks(stride, block_frames):
         if not everything:
             coords, forces = coords[:, rows], forces[:, rows]
-        steps = np.linalg.norm(np.diff(coords[:, ca], axis=1), axis=2)
+        with np.errstate(over="ignore", invalid="ignore"):
+            steps = np.linalg.norm(np.diff(coords[:, ca], axis=1), axis=2)
         bonded = steps[0] < CA_GAP_A if bonded is None else bonded
         frame = start + stride * np.arange(len(coords))
         cut = np.argwhere((steps > CUT_A) & bonded)

@@ -72,7 +72,7 @@ def open_netcdf(path: Path) -> NetcdfFile:
 def _classic_frames(file: NetcdfFile, stride: int, block_frames: int) -> Iterator[list[np.ndarray]]:
     variables = classic_variables(file.path)
     chosen = np.arange(0, file.n_frames, stride)
-    with file.path.open("rb") as stream, np.errstate(over="ignore"):
+    with file.path.open("rb") as stream, np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, len(chosen), block_frames):
             part = chosen[start : start + block_frames].tolist()
             yield [

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from tokenize import TokenError
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,7 +19,7 @@ UNITS = {"A,kcal/mol/A": (1.0, 1.0), "nm,kJ/mol/nm": (10.0, 1 / 41.84)}
 """data.trajectories units → factors of R and F to Å and kcal/mol/Å."""
 TEXTS = ("name", "resname", "species", "resid", "z", "bonds")
 ERRORS = (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, MemoryError,
-          zipfile.BadZipFile, zlib.error, struct.error)  # fmt: skip
+          SyntaxError, TokenError, zipfile.BadZipFile, zlib.error, struct.error)  # fmt: skip
 """What zipfile and numpy raise on damaged files, by the place of the damage."""
 
 
@@ -71,7 +72,7 @@ class NpzFile(NamedTuple):
                 raise InputError(f"{self.path}: npz member ends in frame {frame + 1} of {self.n_frames}")
             if (frame - frames.start) % stride == 0:
                 values = np.frombuffer(raw, dtype).reshape(self.n_atoms, 3)
-                with np.errstate(over="ignore"):
+                with np.errstate(over="ignore", invalid="ignore"):
                     found[(frame - frames.start) // stride] = values.astype(np.float64) * scale
         return found
 

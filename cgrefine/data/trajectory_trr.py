@@ -50,7 +50,7 @@ class TrrFile(NamedTuple):
         raw = file.read(3 * self.n_atoms * np.dtype(self.dtype).itemsize)
         if len(raw) != 3 * self.n_atoms * np.dtype(self.dtype).itemsize:
             raise InputError(f"{self.path}: TRR file is cut at byte {offset + len(raw)}; copy it again")
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             values = np.frombuffer(raw, self.dtype).reshape(self.n_atoms, 3)
             return (values.astype(np.float64) * scale).astype(np.float32)
 
