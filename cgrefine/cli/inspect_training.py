@@ -85,13 +85,14 @@ def step_cost(facts: dict[str, Any], batch: Batch, clip_norm: float) -> StepCost
         begin = time.perf_counter()
         state, _ = jax.block_until_ready(compiled(state, batch, {}))
         times.append(time.perf_counter() - begin)
-    memory = compiled.memory_analysis()
+    memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
+    assert memory is not None and costs is not None, "every backend of jaxlib analyses its programs"
     return StepCost(
         seconds=statistics.median(times),
         compile_seconds=compile_seconds,
         temporary=int(memory.temp_size_in_bytes),
         arguments=int(memory.argument_size_in_bytes),
-        operations=float(compiled.cost_analysis()["flops"]),
+        operations=float(costs["flops"]),
     )
 
 

@@ -50,11 +50,11 @@ def pool(cluster: Cluster, most: int) -> Iterator[Run]:
     if cluster.kind == "inline":
         yield lambda function, items: _one_by_one(function, items, cluster.retries)
         return
-    import dask
+    from dask import config
     from dask.distributed import Client
 
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": cluster.retries}),
+        config.set({"distributed.scheduler.allowed-failures": cluster.retries}),
         _cluster(cluster, most) as address,
         _connected(Client, address) as client,
     ):
@@ -148,7 +148,7 @@ def _local(cluster: Cluster, most: int) -> Any:
 def slurm(cluster: Cluster) -> Any:
     """A dask-jobqueue cluster without jobs yet: `scale` submits them. Raises InputError without the extra."""
     try:
-        from dask_jobqueue import SLURMCluster
+        from dask_jobqueue.slurm import SLURMCluster
     except ModuleNotFoundError as error:
         raise InputError(
             'cluster.kind = slurm needs dask-jobqueue, which is not installed: pip install "cgrefine[slurm]"'

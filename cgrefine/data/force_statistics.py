@@ -29,7 +29,7 @@ class ForceSize(NamedTuple):
 
 def sums_init(n_kinds: int) -> ForceSums:
     """No frame seen yet."""
-    return ForceSums(*np.zeros((4, n_kinds)))
+    return ForceSums(*(np.zeros(n_kinds) for _ in ForceSums._fields))
 
 
 def sums_step(
@@ -51,13 +51,18 @@ def sums_step(
 
 def sums_add(one: ForceSums, other: ForceSums) -> ForceSums:
     """Sums over the frames of both."""
-    added = [a + b for a, b in zip(one[:3], other[:3], strict=True)]
-    return ForceSums(*added, np.maximum(one.largest, other.largest))
+    return ForceSums(
+        one.count + other.count,
+        one.norm + other.norm,
+        one.square + other.square,
+        np.maximum(one.largest, other.largest),
+    )
 
 
 def size_of(sums: ForceSums, kind: int | None = None) -> ForceSize:
     """Size of the forces of one kind, or of all of them; zeros where there are none."""
-    part = ForceSums(*(np.atleast_1d(s if kind is None else s[kind]) for s in sums))
+    chosen = slice(None) if kind is None else [kind]
+    part = ForceSums(*(column[chosen] for column in sums))
     n = max(float(part.count.sum()), 1.0)
     return ForceSize(
         count=int(part.count.sum()),

@@ -1,6 +1,6 @@
 """kill -9 during `prepare` at random moments; the resumed data set must be byte-identical. JSON.
 
-    python scripts/bench/prepare_kill.py [--kills 20] [--domains 6] [--workers 2] [--kind windowed]
+    python scripts/bench/prepare_kill.py [--kills 20] [--domains 24] [--workers 2] [--kind windowed]
 
 Each round starts `cgrefine prepare` in a process group of its own, kills all of the group after a random
 time (drawn between 0 and the time of an uninterrupted run), and runs it again to the end. Compared are
@@ -57,8 +57,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--domains", type=int, default=6)
-    parser.add_argument("--residues", type=int, default=80)
+    parser.add_argument("--domains", type=int, default=24)
+    parser.add_argument("--residues", type=int, default=60)
     parser.add_argument("--frames", type=int, default=100)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--kind", default="windowed", choices=["basic", "optimal", "windowed", "pooled"])

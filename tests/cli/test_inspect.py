@@ -73,6 +73,7 @@ def test_configuration_with_another_format(path, tmp_path, capsys):
     """The same molecule as npz: the sequence and the number of frames are on the screen."""
     domain = read_domain(path, "1abcA00")
     (block,) = frame_blocks(domain, domain.runs[-1], 1, 30)
+    assert domain.bonds is not None
     a = domain.atoms
     np.savez(
         tmp_path / "run.npz", R=block.coords, F=block.forces, name=a.name, resname=a.resname, resid=a.resid,

@@ -68,7 +68,8 @@ def test_unknown_scheduler_is_named(monkeypatch):
 
 
 def test_a_running_scheduler_is_used(tmp_path):
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as running:
+    running = LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0")
+    with running:
         address = running.scheduler_address
         found, _ = results(Cluster(kind="scheduler", address=address, retries=0), tmp_path)
     assert found[1] == 1 and found[2] == Failure("two is not allowed", True)

@@ -193,6 +193,7 @@ def test_stride(path):
 def test_basic_kind_is_the_basic_map(path):
     result = run(path, options=ForceMap(kind="basic"))
     domain = read_domain(path, "1abcA00")
+    assert domain.bonds is not None
     groups = constraint_groups(domain.atoms, domain.bonds)
     blocks = [block for r in domain.runs for block in frame_blocks(domain, r, 1, 30)]
     weights = basic_map(groups, alpha_carbons(domain.atoms))
