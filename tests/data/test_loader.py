@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from cgrefine.data.frames import frame_set
-from cgrefine.data.loader import NO_DECOYS, Decoys, Reading, each, sweep, training_batches
+from cgrefine.data.loader import (
+    NO_DECOYS,
+    Decoys,
+    Reading,
+    as_bytes,
+    each,
+    from_bytes,
+    sweep,
+    training_batches,
+)
 from cgrefine.data.packing import Budget, budget_for
 from cgrefine.data.store import open_dataset, write_domain, write_index
 from cgrefine.errors import InputError
@@ -151,6 +160,13 @@ def test_set_state_rewinds_a_running_iterator(frames, budget):
         running.set_state(state)
         assert all(same(a, b) for a, b in zip(rest, running, strict=True))
     assert sorted(real(first + rest)) == list(range(60))
+
+
+def test_a_batch_survives_as_bytes(frames, budget):
+    """What goes between processes: every array, with shape and type, from one flat array."""
+    one, other = islice(each(training_batches(frames, budget, 7, 2, DECOYS, READING)), 2)
+    assert not same(one, other)
+    assert same(from_bytes(other, as_bytes(one)), one)
 
 
 def test_worker_processes_give_each_frame_once_and_restore(frames, budget):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cgrefine.data import packing
 from cgrefine.data.frames import frame_set
 from cgrefine.data.packing import (
     Budget,
@@ -139,15 +140,16 @@ def test_an_overfull_batch_raises(frames):
         make_batch(made, topologies, Budget(8, 600, 12), 0.0)
 
 
-def test_budget(frames):
+def test_budget(frames, monkeypatch):
     beads = np.array([frames.domains[d].n_beads for d, _ in map(frames.each_once.where, range(48))])
     edges = np.array([len(frame_edges(frames.positions(row), CUTOFF)[0]) for row in range(48)])
     budget = budget_for([frames], 600, 1.2)
     wanted = 1.2 * 600 * edges.sum() / beads.sum()
     assert wanted <= budget.edges < wanted + 65 and budget.edges % 64 == 0
     assert budget.beads == 600 and budget.graphs == 600 // 5
+    monkeypatch.setattr(packing, "SINGLE_HEADROOM", 3.0)
     tight = budget_for([frames], 24, 1.0)
-    assert 1.1 * edges.max() <= tight.edges < 1.1 * edges.max() + 64
+    assert 3.0 * edges.max() <= tight.edges < 3.0 * edges.max() + 64
     with pytest.raises(InputError, match=r"batch_beads = 20 .* \(24 residues\)"):
         budget_for([frames], 20, 1.05)
     with pytest.raises(InputError, match="no frame to make batches of"):

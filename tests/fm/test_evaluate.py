@@ -1,13 +1,17 @@
 """Force errors of a model whose errors are known."""
 
+from dataclasses import replace
+from itertools import groupby
+
 import numpy as np
 import pytest
 
 from cgrefine.config.schema import Loader
-from cgrefine.data.frames import frame_set
+from cgrefine.data.frames import Pieces, frame_set
 from cgrefine.energy import SumOfTerms
 from cgrefine.errors import InputError
-from cgrefine.fm.evaluate import evaluate
+from cgrefine.fm.evaluate import _blocks, evaluate
+from tests.data.domains import flat_domain
 from tests.fm.toy import CUTOFF, PRIOR, PRIOR_PARAMS, RADIAL, TEACHER, domain
 
 NOISE = 2.0
@@ -69,6 +73,18 @@ def test_residue_types_add_up(result):
 def test_priors_alone(frames):
     result = evaluate(PRIOR, PRIOR_PARAMS, frames, batch_beads=50, loader=Loader())
     assert result.metrics["explained_variance"] == result.metrics["explained_variance_prior"]
+
+
+def test_blocks_are_stretches_of_one_run():
+    """Runs of 25 and 7 frames, and one of 12 that is stored in two parts: blocks of at most ten frames."""
+    runs = [(320.0, 25, True), (450.0, 7, True), (320.0, 3, False)]
+    frames = frame_set([flat_domain(0, runs), flat_domain(1, [(320.0, 12, True)])], True, CUTOFF)
+    blocks = _blocks(frames)
+    assert [len(list(group)) for _, group in groupby(blocks.tolist())] == [10, 10, 5, 7, 10, 2]
+    assert sorted(set(blocks.tolist())) == list(range(6))
+    cut = Pieces._make(np.append(column, column[-1]) for column in frames.pieces)
+    cut.count[-2:], cut.start[-1] = (5, 7), 5
+    assert np.array_equal(_blocks(replace(frames, pieces=cut)), blocks)
 
 
 def test_no_frame_is_an_error():
