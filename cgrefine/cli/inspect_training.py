@@ -24,7 +24,7 @@ STEPS = 5
 class StepCost(NamedTuple):
     """seconds: median of a step after compilation, which took compile_seconds.
 
-    temporary, arguments: bytes on the device. operations: floating-point operations of a step, as XLA counts them.
+    temporary, arguments: bytes on the device. operations: floating-point ones of a step, as XLA counts them.
     """
 
     seconds: float

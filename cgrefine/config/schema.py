@@ -133,8 +133,8 @@ class Cluster(Section):
     """Where domains are worked on. local: processes of this machine; slurm: jobs; scheduler: a running dask
     scheduler at `address`; inline: one after another in this process.
 
-    workers: processes (default: one a CPU core, at most one a domain) or jobs (default: one). retries: of a task whose
-    worker died or whose file system failed; wrong input is not tried again.
+    workers: processes (default: one a CPU core, at most one a domain) or jobs (default: one). retries: of a
+    task whose worker died or whose file system failed; wrong input is not tried again.
     """
 
     kind: Literal["local", "slurm", "scheduler", "inline"] = "local"

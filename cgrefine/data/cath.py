@@ -15,7 +15,7 @@ LEVELS = {"topology": 3, "superfamily": 4}
 
 
 def read_codes(path: Path) -> dict[str, Code]:
-    """Domain name → (C, A, T, H). Raises InputError on a file that is missing or a line that is neither form."""
+    """Domain name → (C, A, T, H). Raises InputError on a missing file or a line that is neither form."""
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -126,7 +126,7 @@ def extent(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _folded(grid: np.ndarray, extreme: np.ufunc) -> np.ndarray:
-    """Halves laid on each other: whole rows at a time, where a reduction along the middle axis takes three."""
+    """Halves laid on each other: whole rows at a time, where a reduction along the middle axis takes 3."""
     while (n := grid.shape[1]) > 1:
         half = n // 2
         upper = extreme(grid[:, :half], grid[:, half : 2 * half])

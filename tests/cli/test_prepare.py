@@ -127,7 +127,7 @@ def test_nothing_that_can_be_prepared_is_an_input_error(raw, tmp_path):
 
 @pytest.mark.parametrize("kind", ["windowed", "pooled", "optimal"])
 def test_a_resumed_prepare_gives_the_same_bytes(raw, tmp_path, monkeypatch, kind):
-    """The second protein's task is stopped as by a kill: what was finished is taken up, and not made again."""
+    """The second protein's task is stopped as by a kill: what was finished is not made again."""
     options = {"kind": kind}
     prepare(raw, tmp_path / "whole", options, split={"by": "replica"})
     made, write = [], jobs.write_domain

@@ -92,7 +92,7 @@ def test_a_split_inside_runs_keeps_validation_out_of_the_fit(path, options):
 
 @pytest.mark.parametrize("kind", ["optimal", "windowed"])
 def test_cross_fitted_forces_of_a_replica_do_not_depend_on_its_own_fit(path, kind):
-    """Forces of replica 1 in reversed order: its map comes from replica 0, so the mapped ones are reversed."""
+    """Forces of replica 1 in reversed order: its map is fitted on replica 0, so mapped ones are reversed."""
     options = ForceMap(kind=kind, block_frames=8)
     before = run(path, NONE_HELD, options=options)
     for key in ("320/1", "450/1"):

@@ -25,7 +25,7 @@ def test_by_domain_holds_out_whole_domains():
 
 
 def test_the_fraction_of_domains_is_held_out():
-    """Binomial(1000, 0.1): four standard deviations are 38 (false alarm 6e-5 over seeds; the seed is fixed)."""
+    """Binomial(1000, 0.1): four standard deviations are 38 (false alarm 6e-5; the seed is fixed)."""
     runs = [RunKey(f"d{d}", 320.0, 0, 20) for d in range(1000)]
     assert abs(len(held("domain", 0.1, runs=runs)) - 100) < 38
 
