@@ -200,13 +200,14 @@ class PackIterator(grain.DatasetIterator):
         return items
 
     def get_state(self) -> dict[str, Any]:
-        """The parent's state, and the waiting rows."""
-        return {"parent": self._parent.get_state(), "waiting": [item.row for item in self.waiting]}
+        """The parent's state, and the waiting rows: as text, since states are copied after every batch."""
+        rows = " ".join(str(item.row) for item in self.waiting)
+        return {"parent": self._parent.get_state(), "waiting": rows}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from a state of `get_state`."""
         self._parent.set_state(state["parent"])
-        self.waiting = deque(self.source.item(row) for row in state["waiting"])
+        self.waiting = deque(self.source.item(int(row)) for row in state["waiting"].split())
 
 
 def as_bytes(packed: Packed) -> np.ndarray:

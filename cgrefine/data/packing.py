@@ -206,4 +206,6 @@ def _joined_edges(items: Sequence[Item], counts: np.ndarray, slots: int) -> Neig
     np.concatenate([item.receivers for item in items], out=receivers[:total])
     senders[:total] += shift
     receivers[:total] += shift
-    return Neighbors(senders, receivers, np.arange(slots) < total, np.asarray(False))
+    edge_mask = np.zeros(slots, bool)
+    edge_mask[:total] = True
+    return Neighbors(senders, receivers, edge_mask, np.asarray(False))
