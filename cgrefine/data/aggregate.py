@@ -14,8 +14,15 @@ from cgrefine.config.schema import Data, ForceMap
 from cgrefine.data import force_map, force_noise, force_pooled, force_window
 from cgrefine.data.force_pooled_map import PooledMap
 from cgrefine.data.maps import Mapper, Maps, dense_states, maps_of
-from cgrefine.data.molecule import Molecule, bond_lengths, cis_bonds, prepared, valid_blocks
-from cgrefine.data.source import RawDomain, Run, prefetched
+from cgrefine.data.molecule import (
+    Molecule,
+    blocks_of_runs,
+    bond_lengths,
+    cis_bonds,
+    prepared,
+    valid_part,
+)
+from cgrefine.data.source import Block, RawDomain, Run, in_threads
 from cgrefine.data.topology import BeadMapping
 from cgrefine.errors import InputError
 
@@ -108,19 +115,16 @@ def noise_report(
     return {"maps": {row.name: row._asdict() for row in rows}}
 
 
-class _Squares:
-    """Sums of squares of basic and mapped forces of one kind of frame, every `stride`-th of a block."""
+class _Squares(NamedTuple):
+    """Sums of squares of basic and mapped forces over `n` components; n_frames stands for more frames."""
 
-    def __init__(self, basic: Mapper, stride: int) -> None:
-        self.map, self.stride = basic, stride
-        self.basic, self.mapped, self.n_frames, self.n = 0.0, 0.0, 0, 0
+    basic: float = 0.0
+    mapped: float = 0.0
+    n: int = 0
+    n_frames: int = 0
 
-    def add(self, forces: np.ndarray, mapped: np.ndarray) -> None:
-        self.n_frames += len(mapped)
-        basic, mapped = self.map(forces[:: self.stride]), mapped[:: self.stride]
-        self.basic += float(np.einsum("fbc,fbc->", basic, basic, dtype=np.float64))
-        self.mapped += float(np.einsum("fbc,fbc->", mapped, mapped, dtype=np.float64))
-        self.n += mapped.size
+    def plus(self, other: "_Squares") -> "_Squares":
+        return _Squares(*(a + b for a, b in zip(self, other, strict=True)))
 
     def mean(self) -> MeanSquares:
         if not self.n:
@@ -128,47 +132,35 @@ class _Squares:
         return MeanSquares(self.basic / self.n, self.mapped / self.n, self.n_frames)
 
 
+class _Piece(NamedTuple):
+    """A block of beads. frame (f,); positions, forces (f, beads, 3); squares: in-sample, held out."""
+
+    run: int
+    frame: np.ndarray
+    positions: np.ndarray
+    forces: np.ndarray
+    left_out: int
+    squares: tuple[_Squares, _Squares]
+
+
 def _mapped(molecule: Molecule, maps: Maps) -> Aggregated:
     """The second reading: every valid frame, written into arrays of the largest size it can need."""
-    data, options = molecule.data, molecule.options
-    topology, ca = molecule.mapping.topology, molecule.mapping.ca
-    room = sum(-(-run.n_frames // data.stride) for run in molecule.runs)
-    arrays = {
-        "positions": np.empty((room, topology.n_beads, 3), np.float32),
-        "forces": np.empty((room, topology.n_beads, 3), np.float32),
-        "temperature_K": np.empty(room, np.float32),
-        "replica": np.empty(room, np.int32),
-        "frame": np.empty(room, np.int32),
-        "validation": np.empty(room, bool),
-    }
+    room = sum(-(-run.n_frames // molecule.data.stride) for run in molecule.runs)
+    arrays = _room(room, molecule.mapping.topology.n_beads)
     basic, every = _basic(molecule), max(1, room // SQUARED_FRAMES)
-    squares = {True: _Squares(basic, every), False: _Squares(basic, every)}
-    n, left_out = 0, 0
-    for run, until, held, fitted in zip(
-        molecule.runs, molecule.fit_until, molecule.held_from, maps.fitted, strict=True
-    ):
-        for block, bad in prefetched(valid_blocks(molecule, run)):
-            left_out += bad
-            rows = slice(n, n + len(block.frame))
-            n = rows.stop
-            positions = np.take(block.coords, ca, axis=1)
-            below = int(np.searchsorted(block.frame, until))
-            for part, mapper, seen in (
-                (slice(0, below), fitted, maps.in_sample),
-                (slice(below, None), maps.rest, False),
-            ):
-                if not len(block.frame[part]):
-                    continue
-                forces = mapper(block.forces[part])
-                if options.zero_net_force:
-                    forces = force_map.remove_net_force_and_torque(positions[part], forces)
-                arrays["forces"][rows][part] = forces
-                squares[seen].add(block.forces[part], forces)
-            arrays["positions"][rows] = positions
-            arrays["temperature_K"][rows] = run.temperature_K
-            arrays["replica"][rows] = run.replica
-            arrays["frame"][rows] = block.frame
-            arrays["validation"][rows] = block.frame >= held
+    squares, n, left_out = [_Squares(), _Squares()], 0, 0
+    work = in_threads(lambda item: _piece(molecule, maps, basic, every, *item), blocks_of_runs(molecule))
+    for piece in work:
+        rows = slice(n, n + len(piece.frame))
+        n, left_out = rows.stop, left_out + piece.left_out
+        run = molecule.runs[piece.run]
+        arrays["positions"][rows] = piece.positions
+        arrays["forces"][rows] = piece.forces
+        arrays["temperature_K"][rows] = run.temperature_K
+        arrays["replica"][rows] = run.replica
+        arrays["frame"][rows] = piece.frame
+        arrays["validation"][rows] = piece.frame >= molecule.held_from[piece.run]
+        squares = [one.plus(more) for one, more in zip(squares, piece.squares, strict=True)]
     arrays = {key: values[:n] for key, values in arrays.items()}
     lengths = bond_lengths(molecule.mapping, arrays["positions"][:: max(1, n // LENGTH_FRAMES)])
     return Aggregated(
@@ -177,13 +169,48 @@ def _mapped(molecule: Molecule, maps: Maps) -> Aggregated:
         n_atoms=len(molecule.domain.atoms),
         n_groups=int(molecule.groups.max()) + 1,
         left_out=left_out,
-        in_sample=squares[True].mean(),
-        held_out=squares[False].mean(),
+        in_sample=squares[0].mean(),
+        held_out=squares[1].mean(),
         identity_residual=maps.residuals[0],
         constraint_residual=maps.residuals[1],
         cis_bonds=cis_bonds(molecule.mapping, lengths),
         bond_histogram=_histogram(lengths),
     )
+
+
+def _room(frames: int, beads: int) -> dict[str, np.ndarray]:
+    return {
+        "positions": np.empty((frames, beads, 3), np.float32),
+        "forces": np.empty((frames, beads, 3), np.float32),
+        "temperature_K": np.empty(frames, np.float32),
+        "replica": np.empty(frames, np.int32),
+        "frame": np.empty(frames, np.int32),
+        "validation": np.empty(frames, bool),
+    }
+
+
+def _piece(molecule: Molecule, maps: Maps, basic: Mapper, every: int, run: int, block: Block) -> _Piece:
+    """The valid frames of a block by the maps of its run: one below fit_until, the other from there on."""
+    total = len(block.frame)
+    block = valid_part(molecule, run, block)
+    positions = np.take(block.coords, molecule.mapping.ca, axis=1)
+    below = int(np.searchsorted(block.frame, molecule.fit_until[run]))
+    forces, squares = np.empty_like(positions), [_Squares(), _Squares()]
+    for part, mapper, kind in (
+        (slice(0, below), maps.fitted[run], 0 if maps.in_sample else 1),
+        (slice(below, None), maps.rest, 1),
+    ):
+        if not len(block.frame[part]):
+            continue
+        mapped = mapper(block.forces[part])
+        if molecule.options.zero_net_force:
+            mapped = force_map.remove_net_force_and_torque(positions[part], mapped)
+        forces[part] = mapped
+        some = slice(part.start, part.stop, every)
+        one, other = basic(block.forces[some]), forces[some]
+        found = (float(np.einsum("fbc,fbc->", f, f, dtype=np.float64)) for f in (one, other))
+        squares[kind] = squares[kind].plus(_Squares(*found, other.size, len(mapped)))
+    return _Piece(run, block.frame, positions, forces, total - len(block.frame), (squares[0], squares[1]))
 
 
 def _basic(molecule: Molecule) -> Mapper:

@@ -15,7 +15,7 @@ from cgrefine.data.source import (
     check_values,
     first_valid_frame,
     frame_blocks,
-    prefetched,
+    in_threads,
     valid_frames,
 )
 from cgrefine.data.topology import BeadMapping, bonds_from_geometry, constraint_groups, map_to_beads
@@ -81,33 +81,44 @@ def prepared(
     return molecule
 
 
-def valid_blocks(molecule: Molecule, run: Run, until: int | None = None) -> Iterator[tuple[Block, int]]:
-    """Blocks of the valid frames of a run below `until`, each with the number of frames left out of it.
-
-    The units of the first valid frame are checked. Raises InputError when they are others than Å, kcal/mol.
-    """
-    data, options = molecule.data, molecule.options
-    checked = False
-    for block in frame_blocks(molecule.domain, run, data.stride, options.block_frames):
-        if until is not None and block.frame[-1] >= until:
-            block = Block(*(values[block.frame < until] for values in block))
+def blocks_of_runs(molecule: Molecule, until: Sequence[int] | None = None) -> Iterator[tuple[int, Block]]:
+    """(index of the run, block) of all frames of all runs; with `until`, of those below it in each run."""
+    for index, run in enumerate(molecule.runs):
+        stop = run.n_frames if until is None else until[index]
+        if stop == 0:
+            continue
+        for block in frame_blocks(molecule.domain, run, molecule.data.stride, molecule.options.block_frames):
+            if block.frame[-1] >= stop:
+                below = int(np.searchsorted(block.frame, stop))
+                block = Block(*(values[:below] for values in block))
             if not len(block.frame):
-                return
-        good = valid_frames(block.coords, block.forces, data.coordinate_limit_A)
-        if not good.all():
-            block = Block(*(values[good] for values in block))
-        if not checked and len(block.frame):
-            check_values(molecule.domain, block.coords[0], block.forces[0], f" run {run.key}:")
-            checked = True
-        yield block, int((~good).sum())
+                break
+            yield index, block
+
+
+def valid_part(molecule: Molecule, run: int, block: Block) -> Block:
+    """The valid frames of a block of the run of that index, whose units are checked on the first of them.
+
+    Raises InputError when they are others than Å and kcal/mol/Å.
+    """
+    good = valid_frames(block.coords, block.forces, molecule.data.coordinate_limit_A)
+    if not good.all():
+        block = Block(*(values[good] for values in block))
+    if len(block.frame):
+        where = f" run {molecule.runs[run].key}:"
+        check_values(molecule.domain, block.coords[0], block.forces[0], where)
+    return block
 
 
 def fitting_blocks(molecule: Molecule) -> Iterator[tuple[int, Block, np.ndarray]]:
-    """(fold, block, weight of each frame) of all frames that a map may be fitted on."""
-    for run, until, fold in zip(molecule.runs, molecule.fit_until, molecule.fold, strict=True):
-        if until > 0:
-            for block, _ in prefetched(valid_blocks(molecule, run, until)):
-                yield fold, block, np.full(len(block.frame), 1.0 / run.temperature_K)
+    """(fold, block, weight of each frame) of all valid frames that a map may be fitted on."""
+
+    def checked(item: tuple[int, Block]) -> tuple[int, Block]:
+        return item[0], valid_part(molecule, *item)
+
+    for run, block in in_threads(checked, blocks_of_runs(molecule, molecule.fit_until)):
+        temperature_K = molecule.runs[run].temperature_K
+        yield molecule.fold[run], block, np.full(len(block.frame), 1.0 / temperature_K)
 
 
 def _folds(runs: Sequence[Run], fit_until: Sequence[int]) -> tuple[int, ...]:

@@ -183,7 +183,7 @@ def ends_hash(file: int) -> str:
 
 def write_array(path: Path, dtype: np.dtype, shape: tuple[int, ...], parts: Iterator[np.ndarray]) -> dict:
     """Write an array in parts along its first axis, synced to the disk; returns dtype, bytes and hashes."""
-    digest = hashlib.sha256()
+    digest = _content_hash()
     with path.open("w+b") as handle:
         header = array_header(dtype, shape)
         digest.update(header)
@@ -194,7 +194,7 @@ def write_array(path: Path, dtype: np.dtype, shape: tuple[int, ...], parts: Iter
             handle.write(data)
         sync(handle)
         size, ends = handle.tell(), ends_hash(handle.fileno())
-    return {"dtype": dtype.name, "bytes": size, "sha256": digest.hexdigest(), "ends": ends}
+    return {"dtype": dtype.name, "bytes": size, "blake2b": digest.hexdigest(), "ends": ends}
 
 
 def sync(handle: io.BufferedIOBase | io.BufferedRandom | io.BufferedWriter) -> None:
@@ -212,11 +212,16 @@ def sync_folder(folder: Path) -> None:
         os.close(file)
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of a whole file. Raises InputError when it cannot be read."""
+def _content_hash() -> Any:
+    """BLAKE2b of 256 bits: as safe as SHA-256, and nearly twice as fast in software."""
+    return hashlib.blake2b(digest_size=32)
+
+
+def file_hash(path: Path) -> str:
+    """BLAKE2b (256 bits) of a whole file. Raises InputError when it cannot be read."""
     try:
         with path.open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
+            return hashlib.file_digest(handle, _content_hash).hexdigest()
     except OSError as error:
         raise InputError(f"{path}: is missing or cannot be read ({error.strerror})") from error
 

@@ -3,11 +3,12 @@
 A reader (`mdcath`, `trajectories`) returns a RawDomain; everything after it is the same for all formats.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -16,6 +17,10 @@ from cgrefine.data.topology import Atoms, alpha_carbons
 from cgrefine.errors import InputError
 
 T = TypeVar("T")
+U = TypeVar("U")
+
+THREADS = 2
+"""Threads that work on blocks of frames: one waits for memory or disk while the other computes."""
 
 CA_CA_RANGE_A = (2.8, 4.5)
 FORCE_RMS_RANGE = (0.1, 400.0)
@@ -112,14 +117,23 @@ def valid_frames(
     return good
 
 
-def prefetched(items: Iterator[T]) -> Iterator[T]:
-    """The same items, each made in a second thread while the one before it is worked on."""
-    end = object()
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        coming = thread.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = thread.submit(next, items, end)
-            yield cast(T, item)
+def in_threads(function: Callable[[T], U], items: Iterable[T], threads: int = THREADS) -> Iterator[U]:
+    """function(item) of each item, in order, worked on ahead of time by a few threads.
+
+    For array work, which lets other threads run. An exception comes up at its item's place.
+    """
+    waiting: deque[Future[U]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def first_valid_frame(

@@ -12,6 +12,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +32,7 @@ from cgrefine.data.segments import (
 )
 from cgrefine.data.shards import (
     Frames,
-    file_sha256,
+    file_hash,
     sealed,
     sync,
     sync_folder,
@@ -174,12 +175,17 @@ def write_domain(
         raise InputError(f"{final}: exists already; each domain is written once")
     x, f = (np.asarray(arrays[key]) for key in ("positions", "forces"))
     _check_arrays(name, topology, arrays)
-    segments, stored = _encoding(name, x, segments_of(*(arrays[key] for key in PER_FRAME)), positions)
     if forces == "float16" and (top := np.abs(f).max(initial=0.0)) >= 65520:
         raise ValueError(f"domain {name}: a force of {top:.6g} kcal/mol/Å exceeds float16 (65504)")
     # its own folder for each writer: of two workers on the same domain the first one to finish wins
     partial = final.with_name(f".{name}.{uuid.uuid4().hex}.partial")
     partial.mkdir(parents=True)
+    with ThreadPoolExecutor(1) as thread:
+        written = thread.submit(write_array, partial / "forces.npy", np.dtype(forces), f.shape, _chunks(f))
+        segments, stored = _encoding(name, x, segments_of(*(arrays[key] for key in PER_FRAME)), positions)
+        encoded = _encoded(x, segments, stored)
+        positions_facts = write_array(partial / "positions.npy", np.dtype(stored), x.shape, encoded)
+        forces_facts = written.result()
     entry = {
         **facts,
         "format": FORMAT,
@@ -188,12 +194,7 @@ def write_domain(
         "n_frames": len(x),
         **_chain(topology),
         "segments": rows_of(segments),
-        "arrays": {
-            "positions": write_array(
-                partial / "positions.npy", np.dtype(stored), x.shape, _encoded(x, segments, stored)
-            ),
-            "forces": write_array(partial / "forces.npy", np.dtype(forces), f.shape, _chunks(f)),
-        },
+        "arrays": {"positions": positions_facts, "forces": forces_facts},
     }
     data = sealed(entry)
     with (partial / "entry.json").open("wb") as handle:
@@ -299,9 +300,9 @@ def _fault(path: Path, entry: Mapping[str, Any]) -> str | None:
         if (path / "entry.json").read_bytes() != sealed(entry):
             return f"{path / 'entry.json'}: is damaged (it is not the entry of dataset.json)"
         for key, facts in entry["arrays"].items():
-            found, expected = file_sha256(path / f"{key}.npy"), facts["sha256"]
+            found, expected = file_hash(path / f"{key}.npy"), facts["blake2b"]
             if found != expected:
-                return f"{path / key}.npy: content is damaged (sha256 {found[:12]}, must be {expected[:12]})"
+                return f"{path / key}.npy: content is damaged (blake2b {found[:12]}, must be {expected[:12]})"
     except OSError as error:
         return f"{path / 'entry.json'}: is missing or cannot be read ({error.strerror})"
     return None
