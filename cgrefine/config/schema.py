@@ -105,7 +105,7 @@ class ForceMap(Section):
     constraints: Literal["topology", "data"] = "topology"
     constraint_threshold_A: Positive = 0.012
     noise_report_domains: Annotated[int, Field(ge=0)] = 3
-    block_frames: Count = 64
+    block_frames: Count = 256
 
 
 class Store(Section):

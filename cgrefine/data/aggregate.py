@@ -4,7 +4,7 @@ The frames are read block by block, once to fit a map that belongs to this molec
 once to apply it; a pooled or basic map needs one reading.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,7 +22,8 @@ from cgrefine.data.molecule import (
     prepared,
     valid_part,
 )
-from cgrefine.data.source import Block, RawDomain, Run, in_threads
+from cgrefine.data.source import Block, RawDomain, Run
+from cgrefine.data.threads import in_threads
 from cgrefine.data.topology import BeadMapping
 from cgrefine.errors import InputError
 
@@ -133,42 +134,38 @@ class _Squares(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """A block of beads. frame (f,); positions, forces (f, beads, 3); squares: in-sample, held out."""
+    """What became of a block. good: (frames,) which rows were written. squares: in-sample, held out."""
 
-    run: int
-    frame: np.ndarray
-    positions: np.ndarray
-    forces: np.ndarray
-    left_out: int
+    good: np.ndarray
     squares: tuple[_Squares, _Squares]
 
 
 def _mapped(molecule: Molecule, maps: Maps) -> Aggregated:
-    """The second reading: every valid frame, written into arrays of the largest size it can need."""
+    """The second reading: every frame has its rows in arrays of the full size; invalid ones are cut out."""
     room = sum(-(-run.n_frames // molecule.data.stride) for run in molecule.runs)
     arrays = _room(room, molecule.mapping.topology.n_beads)
     basic, every = _basic(molecule), max(1, room // SQUARED_FRAMES)
-    squares, n, left_out = [_Squares(), _Squares()], 0, 0
-    work = in_threads(lambda item: _piece(molecule, maps, basic, every, *item), blocks_of_runs(molecule))
-    for piece in work:
-        rows = slice(n, n + len(piece.frame))
-        n, left_out = rows.stop, left_out + piece.left_out
-        run = molecule.runs[piece.run]
-        arrays["positions"][rows] = piece.positions
-        arrays["forces"][rows] = piece.forces
-        arrays["temperature_K"][rows] = run.temperature_K
-        arrays["replica"][rows] = run.replica
-        arrays["frame"][rows] = piece.frame
-        arrays["validation"][rows] = piece.frame >= molecule.held_from[piece.run]
+
+    def work(item: tuple[int, int, Block]) -> _Piece:
+        start, run, block = item
+        rows = {key: values[start : start + len(block.frame)] for key, values in arrays.items()}
+        return _piece(molecule, maps, basic, every, run, block, rows)
+
+    pieces = list(in_threads(work, _placed(blocks_of_runs(molecule))))
+    good = np.concatenate([piece.good for piece in pieces])
+    if not good.all():
+        arrays = {key: values[good] for key, values in arrays.items()}
+    squares = [_Squares(), _Squares()]
+    for piece in pieces:
         squares = [one.plus(more) for one, more in zip(squares, piece.squares, strict=True)]
-    arrays = {key: values[:n] for key, values in arrays.items()}
-    lengths = bond_lengths(molecule.mapping, arrays["positions"][:: max(1, n // LENGTH_FRAMES)])
+    some = arrays["positions"][:: max(1, int(good.sum()) // LENGTH_FRAMES)]
+    lengths = bond_lengths(molecule.mapping, some)
     return Aggregated(
         mapping=molecule.mapping,
         arrays=arrays,
         n_atoms=len(molecule.domain.atoms),
         n_groups=int(molecule.groups.max()) + 1,
-        left_out=left_out,
+        left_out=int((~good).sum()),
         in_sample=squares[0].mean(),
         held_out=squares[1].mean(),
         identity_residual=maps.residuals[0],
@@ -189,28 +186,54 @@ def _room(frames: int, beads: int) -> dict[str, np.ndarray]:
     }
 
 
-def _piece(molecule: Molecule, maps: Maps, basic: Mapper, every: int, run: int, block: Block) -> _Piece:
-    """The valid frames of a block by the maps of its run: one below fit_until, the other from there on."""
-    total = len(block.frame)
-    block = valid_part(molecule, run, block)
+def _placed(blocks: Iterator[tuple[int, Block]]) -> Iterator[tuple[int, int, Block]]:
+    """(row of its first frame, run, block)."""
+    start = 0
+    for run, block in blocks:
+        yield start, run, block
+        start += len(block.frame)
+
+
+def _piece(
+    molecule: Molecule,
+    maps: Maps,
+    basic: Mapper,
+    every: int,
+    index: int,
+    block: Block,
+    rows: dict[str, np.ndarray],
+) -> _Piece:
+    """Write a block's rows by the maps of its run: one below fit_until, the other from there on."""
+    run, all_frames = molecule.runs[index], block.frame
+    block = valid_part(molecule, index, block)
+    good = np.isin(all_frames, block.frame)
+    if not good.any():
+        return _Piece(good, (_Squares(), _Squares()))
+    rows["temperature_K"][:], rows["replica"][:], rows["frame"][:] = (
+        run.temperature_K,
+        run.replica,
+        all_frames,
+    )
+    rows["validation"][:] = all_frames >= molecule.held_from[index]
     positions = np.take(block.coords, molecule.mapping.ca, axis=1)
-    below = int(np.searchsorted(block.frame, molecule.fit_until[run]))
-    forces, squares = np.empty_like(positions), [_Squares(), _Squares()]
-    for part, mapper, kind in (
-        (slice(0, below), maps.fitted[run], 0 if maps.in_sample else 1),
-        (slice(below, None), maps.rest, 1),
-    ):
+    kept = slice(None) if good.all() else good
+    rows["positions"][kept] = positions
+    below = int(np.searchsorted(block.frame, molecule.fit_until[index]))
+    parts = ((slice(0, below), maps.fitted[index], maps.in_sample), (slice(below, None), maps.rest, False))
+    squares, forces = {True: _Squares(), False: _Squares()}, []
+    for part, mapper, seen in parts:
         if not len(block.frame[part]):
             continue
         mapped = mapper(block.forces[part])
         if molecule.options.zero_net_force:
             mapped = force_map.remove_net_force_and_torque(positions[part], mapped)
-        forces[part] = mapped
+        forces.append(mapped)
         some = slice(part.start, part.stop, every)
-        one, other = basic(block.forces[some]), forces[some]
-        found = (float(np.einsum("fbc,fbc->", f, f, dtype=np.float64)) for f in (one, other))
-        squares[kind] = squares[kind].plus(_Squares(*found, other.size, len(mapped)))
-    return _Piece(run, block.frame, positions, forces, total - len(block.frame), (squares[0], squares[1]))
+        pair = basic(block.forces[some]), mapped[::every]
+        found = (float(np.einsum("fbc,fbc->", f, f, dtype=np.float64)) for f in pair)
+        squares[seen] = squares[seen].plus(_Squares(*found, pair[1].size, len(mapped)))
+    rows["forces"][kept] = np.concatenate(forces) if len(forces) > 1 else forces[0]
+    return _Piece(good, (squares[True], squares[False]))
 
 
 def _basic(molecule: Molecule) -> Mapper:

@@ -15,9 +15,9 @@ from cgrefine.data.source import (
     check_values,
     first_valid_frame,
     frame_blocks,
-    in_threads,
     valid_frames,
 )
+from cgrefine.data.threads import in_threads
 from cgrefine.data.topology import BeadMapping, bonds_from_geometry, constraint_groups, map_to_beads
 from cgrefine.errors import InputError
 

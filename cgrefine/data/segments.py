@@ -20,6 +20,9 @@ divided in nm and multiplied in float32."""
 MAX_OFF_GRID = 0.05
 """Never more than this part of the grid: beyond |x| of 1000 Å a float32 cannot tell grid from no grid."""
 
+LARGEST_GRID = 2**30
+"""Grid points beyond are not numbered: 1e7 Å, which no molecule reaches."""
+
 _INT16_SPAN = 65535
 
 
@@ -104,20 +107,32 @@ def from_rows(rows: Sequence[Sequence[Any]]) -> Segments:
     return Segments._make([*columns, origin])
 
 
-def off_grid(positions: np.ndarray) -> tuple[bool, float]:
-    """Whether float32 positions (any shape, Å) are on the 0.01 Å grid, and the largest deviation in Å.
+class Snapped(NamedTuple):
+    """Coordinates at their nearest grid points. grid: int32, in 0.01 Å. fits: whether all were on the grid:
 
-    On the grid means: off by at most ULPS units in the last place, and by MAX_OFF_GRID of the grid.
+    off by at most ULPS units in the last place, and by MAX_OFF_GRID of the grid. off_A: largest distance, Å.
     """
-    scaled = np.asarray(positions, np.float64) * GRID_PER_A
-    off = np.abs(scaled - np.rint(scaled))
-    allowed = np.minimum(ULPS * 2.0**-23 * np.abs(scaled), MAX_OFF_GRID)
-    return bool((off <= allowed).all()), float(off.max(initial=0.0)) / GRID_PER_A
+
+    grid: np.ndarray
+    fits: bool
+    off_A: float
 
 
-def on_grid(positions: np.ndarray) -> np.ndarray:
-    """The nearest grid point of each coordinate, in 0.01 Å, int64."""
-    return np.rint(np.asarray(positions, np.float64) * GRID_PER_A).astype(np.int64)
+def snapped(positions: np.ndarray) -> Snapped:
+    """float32 positions (any shape, finite, Å) on the 0.01 Å grid."""
+    scaled = np.asarray(positions, np.float32) * np.float32(GRID_PER_A)
+    nearest = np.rint(scaled)
+    np.subtract(scaled, nearest, out=scaled)
+    off = np.abs(scaled, out=scaled)
+    largest = float(off.max(initial=0.0)) / GRID_PER_A
+    allowed = np.abs(nearest)
+    reachable = bool(allowed.max(initial=0.0) < LARGEST_GRID)
+    # one unit more, for the rounding of the product
+    allowed *= np.float32((ULPS + 1) * 2.0**-23)
+    fits = reachable and bool((off <= np.minimum(allowed, np.float32(MAX_OFF_GRID), out=allowed)).all())
+    return Snapped(
+        nearest.astype(np.int32) if reachable else np.zeros(nearest.shape, np.int32), fits, largest
+    )
 
 
 def extent(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,24 +3,16 @@
 A reader (`mdcath`, `trajectories`) returns a RawDomain; everything after it is the same for all formats.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from cgrefine.data.topology import Atoms, alpha_carbons
 from cgrefine.errors import InputError
-
-T = TypeVar("T")
-U = TypeVar("U")
-
-THREADS = 2
-"""Threads that work on blocks of frames: one waits for memory or disk while the other computes."""
 
 CA_CA_RANGE_A = (2.8, 4.5)
 FORCE_RMS_RANGE = (0.1, 400.0)
@@ -115,25 +107,6 @@ def valid_frames(
         if row.size - np.count_nonzero(row) >= 6:
             good[frame] = np.count_nonzero((coords[frame] == 0.0).all(axis=1)) < 2
     return good
-
-
-def in_threads(function: Callable[[T], U], items: Iterable[T], threads: int = THREADS) -> Iterator[U]:
-    """function(item) of each item, in order, worked on ahead of time by a few threads.
-
-    For array work, which lets other threads run. An exception comes up at its item's place.
-    """
-    waiting: deque[Future[U]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def first_valid_frame(

@@ -16,18 +16,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from cgrefine.data.segments import (
     Segments,
+    Snapped,
     extent,
     from_rows,
-    off_grid,
-    on_grid,
     rows_of,
     segments_of,
+    snapped,
     with_origins,
 )
 from cgrefine.data.shards import (
@@ -39,6 +39,7 @@ from cgrefine.data.shards import (
     unsealed,
     write_array,
 )
+from cgrefine.data.threads import in_threads
 from cgrefine.errors import InputError
 from cgrefine.residues import ONE_LETTER, species_from_sequence
 from cgrefine.system import Topology, topology_from_species
@@ -182,9 +183,9 @@ def write_domain(
     partial.mkdir(parents=True)
     with ThreadPoolExecutor(1) as thread:
         written = thread.submit(write_array, partial / "forces.npy", np.dtype(forces), f.shape, _chunks(f))
-        segments, stored = _encoding(name, x, segments_of(*(arrays[key] for key in PER_FRAME)), positions)
-        encoded = _encoded(x, segments, stored)
-        positions_facts = write_array(partial / "positions.npy", np.dtype(stored), x.shape, encoded)
+        encoding = _encoding(name, x, segments_of(*(arrays[key] for key in PER_FRAME)), positions)
+        kind, parts = np.dtype(encoding.stored), _encoded(x, encoding)
+        positions_facts = write_array(partial / "positions.npy", kind, x.shape, parts)
         forces_facts = written.result()
     entry = {
         **facts,
@@ -193,7 +194,7 @@ def write_domain(
         "n_beads": topology.n_beads,
         "n_frames": len(x),
         **_chain(topology),
-        "segments": rows_of(segments),
+        "segments": rows_of(encoding.segments),
         "arrays": {"positions": positions_facts, "forces": forces_facts},
     }
     data = sealed(entry)
@@ -327,33 +328,48 @@ def _chunks(values: np.ndarray) -> Iterator[np.ndarray]:
     return (values[stretch] for stretch in _stretches(values))
 
 
-def _encoding(name: str, x: np.ndarray, segments: Segments, wanted: str) -> tuple[Segments, str]:
-    """The segments with their origins, and the type to store positions in."""
+class _Encoding(NamedTuple):
+    """segments: with their origins. stored: type of the positions on disk. grids: of int16, in pieces."""
+
+    segments: Segments
+    stored: str
+    grids: list[np.ndarray]
+
+
+def _encoding(name: str, x: np.ndarray, segments: Segments, wanted: str) -> _Encoding:
+    """How positions are stored. Raises ValueError when int16 is wanted and cannot hold them."""
     if wanted == "float32":
-        return segments, "float32"
-    judged = [off_grid(part) for part in _chunks(x)]
-    if all(fits for fits, _ in judged):
-        extrema = [extent(on_grid(part)) for part in _chunks(x)]
-        low, high = (np.concatenate(side) for side in zip(*extrema, strict=True)) if extrema else (x, x)
+        return _Encoding(segments, "float32", [])
+    judged = list(in_threads(_judged, _chunks(x)))
+    if all(piece.fits for piece, _ in judged):
+        low, high = (np.concatenate([extremes[side] for _, extremes in judged] or [x]) for side in (0, 1))
         cut = with_origins(segments, low, high) if len(x) else segments
         if cut is not None:
-            return cut, "int16"
+            return _Encoding(cut, "int16", [piece.grid for piece, _ in judged])
     if wanted == "int16":
-        largest = max(off for _, off in judged)
+        largest = max(piece.off_A for piece, _ in judged)
         raise ValueError(
             f"domain {name}: positions do not fit int16 (largest distance from the 0.01 Å grid {largest:.2g} "
             "Å, and no frame may be wider than 655 Å); choose auto or float32"
         )
-    return segments, "float32"
+    return _Encoding(segments, "float32", [])
 
 
-def _encoded(x: np.ndarray, segments: Segments, stored: str) -> Iterator[np.ndarray]:
-    if stored == "float32":
+def _judged(part: np.ndarray) -> tuple[Snapped, tuple[np.ndarray, np.ndarray]]:
+    """A piece on the grid, and the extent of its frames."""
+    piece = snapped(part)
+    return piece, extent(piece.grid)
+
+
+def _encoded(x: np.ndarray, encoding: _Encoding) -> Iterator[np.ndarray]:
+    if encoding.stored == "float32":
         yield from _chunks(x)
         return
-    origin = segments.spread(segments.origin)
-    for stretch in _stretches(x):
-        yield on_grid(x[stretch]) - origin[stretch, None]
+    origin, first = encoding.segments.spread(encoding.segments.origin), 0
+    for grid in encoding.grids:
+        last = first + len(grid)
+        yield (grid - origin[first:last, None]).astype(np.int16)
+        first = last
 
 
 def _put_in_place(partial: Path, final: Path) -> None:

@@ -1,14 +1,10 @@
-"""Which frames count as valid, and work on blocks in threads."""
-
-import itertools
-import threading
+"""Which frames count as valid."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cgrefine.data.source import in_threads, valid_frames
+from cgrefine.data.source import valid_frames
 
 LIMIT = 100.0
 ODD = (0.0, 99.0, -100.0, 100.1, 1e-30, 1e30, -3e38, np.nan, np.inf, -np.inf)
@@ -51,31 +47,3 @@ def test_many_atoms_near_the_limit_are_valid():
     """The sum of squares exceeds the squared limit, no coordinate does."""
     x = np.full((1, 50, 3), 99.9, np.float32)
     assert valid_frames(x, np.ones_like(x), LIMIT).tolist() == [True]
-
-
-def test_threads_keep_the_order_and_end():
-    before = threading.active_count()
-    assert list(in_threads(lambda n: n * n, range(50))) == [n * n for n in range(50)]
-    assert threading.active_count() == before
-
-
-def test_what_went_wrong_comes_up_at_its_place():
-    def work(n):
-        if n == 3:
-            raise OSError("disk")
-        return n
-
-    found = in_threads(work, range(9))
-    assert [next(found) for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(OSError, match="disk"):
-        next(found)
-
-
-def test_work_ahead_is_bounded_and_can_be_left():
-    """Of endless work, no more is begun than the threads and one more can hold."""
-    before, begun = threading.active_count(), []
-    for item in in_threads(lambda n: begun.append(n) or n, itertools.count(), threads=2):
-        if item == 5:
-            break
-    assert threading.active_count() == before
-    assert max(begun) <= 5 + 3

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgrefine.data import store
-from cgrefine.data.segments import off_grid
+from cgrefine.data.segments import snapped
 from cgrefine.data.shards import sealed
 from cgrefine.data.store import finished, in_memory, open_dataset, write_domain, write_index
 from cgrefine.errors import InputError
@@ -185,10 +185,10 @@ def test_off_grid_coordinates_are_seen():
     """A float32 that went from nm to Å is on the grid; one coordinate half a grid off is not."""
     grid = np.arange(-40_000, 40_000, 7)
     from_nm = (grid.astype(np.float32) / np.float32(1000.0)) * np.float32(10.0)
-    assert off_grid(from_nm)[0]
+    assert snapped(from_nm).fits
     spoiled = (grid / 100).astype(np.float32)
     spoiled[77] += 0.004
-    fits, largest = off_grid(spoiled)
+    _, fits, largest = snapped(spoiled)
     assert not fits and largest == pytest.approx(0.004, abs=1e-4)
 
 
