@@ -18,7 +18,7 @@ types:
 	$(BIN)/pyright
 
 tests:
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cgrefine needs python 3.11 or newer")'

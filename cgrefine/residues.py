@@ -15,8 +15,10 @@ ALIASES: Final = {
     "HSD": "HIS", "HSE": "HIS", "HSP": "HIS", "HID": "HIS", "HIE": "HIS", "HIP": "HIS",
     "CYX": "CYS", "CYM": "CYS", "CYS2": "CYS", "ASH": "ASP", "ASPP": "ASP",
     "GLH": "GLU", "GLUP": "GLU", "LYN": "LYS", "LSN": "LYS", "ARN": "ARG",
+    "HISD": "HIS", "HISE": "HIS", "HISH": "HIS", "HIS1": "HIS", "CYSH": "CYS",
+    "ASPH": "ASP", "GLUH": "GLU", "LYSH": "LYS", "ARGN": "ARG",
 }  # fmt: skip
-"""Protonation and force-field variants (CHARMM, AMBER) of the twenty residues."""
+"""Protonation and force-field variants (CHARMM, AMBER, GROMACS) of the twenty residues."""
 
 MODIFIED: Final = {
     "MSE": "MET", "SEP": "SER", "SP1": "SER", "SP2": "SER", "TPO": "THR", "PTR": "TYR", "HYP": "PRO",

@@ -15,7 +15,12 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 from absl import flags
-from grain.experimental import ThreadPrefetchIterDataset, index_shuffle
+from grain.experimental import (
+    DatasetOptions,
+    ThreadPrefetchIterDataset,
+    WithOptionsIterDataset,
+    index_shuffle,
+)
 
 from cgrefine.data.frames import FrameSet, Rows
 from cgrefine.data.packing import Batch, Budget, Item, make_batch, next_batch
@@ -24,6 +29,11 @@ from cgrefine.neighbors import frame_edges
 
 READ_THREADS = 1
 """More of them wait for each other, since most of the work holds the interpreter lock: see workers."""
+
+NO_SHARED_MEMORY = 1 << 62
+"""Arrays below this many bytes go through a pipe: grain's shared memory was seen to lose a file descriptor
+(OSError: Bad file descriptor) once in some thousand batches, and a pipe is fast enough. The price: workers
+that are stopped in the middle of an epoch may hold a full pipe until grain ends them, after 25 s."""
 
 READ_AHEAD = 8
 """Groups of frames that are read before they are asked for."""
@@ -159,7 +169,8 @@ def _pipeline(source: FrameSource, budget: Budget, reading: Reading) -> grain.It
     if source.total == 0:
         return packed
     like = source.packed([source.item(0)], budget)
-    return packed.map(as_bytes).mp_prefetch(options).map(partial(from_bytes, like))
+    piped = WithOptionsIterDataset(packed.map(as_bytes), DatasetOptions(min_shm_size=NO_SHARED_MEMORY))
+    return piped.mp_prefetch(options).map(partial(from_bytes, like))
 
 
 class PackIterDataset(grain.IterDataset):
@@ -211,7 +222,7 @@ class PackIterator(grain.DatasetIterator):
 
 
 def as_bytes(packed: Packed) -> np.ndarray:
-    """All arrays of a batch in one: between processes, shared memory for each costs more than a copy."""
+    """All arrays of a batch in one, which passes between processes as one piece."""
     arrays = list(_leaves(packed))
     flat = np.empty(sum(_aligned(array.nbytes) for array in arrays), np.uint8)
     start = 0

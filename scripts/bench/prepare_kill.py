@@ -3,8 +3,8 @@
     python scripts/bench/prepare_kill.py [--kills 20] [--domains 24] [--workers 2] [--kind windowed]
 
 Each round starts `cgrefine prepare` in a process group of its own, kills all of the group after a random
-time (drawn between 0 and the time of an uninterrupted run), and runs it again to the end. Compared are
-dataset.json and every file below domains/.
+time, and runs it again to the end. Compared are dataset.json and every file below domains/. Times are drawn
+in turn from the whole of an uninterrupted run, and from the part of it in which proteins are finished.
 """
 
 import argparse
@@ -36,6 +36,12 @@ def digests(folder: Path) -> dict[str, str]:
 def finished_domains(out: Path) -> int:
     folder = out / ".prepare.partial" / "domains"
     return sum(not path.name.startswith(".") for path in folder.iterdir()) if folder.is_dir() else 0
+
+
+def finishing_span(store: Path, began: float, seconds: float) -> tuple[float, float]:
+    """From when the first protein was finished to when the last one was, in seconds after the start."""
+    times = [path.stat().st_mtime - began for path in (store / "domains").glob("*/entry.json")]
+    return max(min(times), 0.0), min(max(times), seconds)
 
 
 def killed(command: list[str], after: float) -> bool:
@@ -88,11 +94,12 @@ def main() -> None:
         start = time.perf_counter()
         subprocess.run(command(root / "whole"), check=True, stdout=subprocess.DEVNULL)
         whole_seconds = time.perf_counter() - start
+        finishing = finishing_span(root / "whole" / "prepare", time.time() - whole_seconds, whole_seconds)
         expected = digests(root / "whole" / "prepare")
         rounds = []
         while len(rounds) < args.kills:
             out = root / "killed"
-            after = rng.uniform(0.0, whole_seconds)
+            after = rng.uniform(*((0.0, whole_seconds), finishing)[len(rounds) % 2])
             if killed(command(out), after):
                 done = finished_domains(out)
                 subprocess.run(command(out), check=True, stdout=subprocess.DEVNULL)

@@ -115,7 +115,7 @@ def test_data_set_and_run_folder(run, capsys):
 def test_cost_of_training_is_measured(run, capsys):
     config = {
         "model": {
-            "name": "allegro", "cutoff_A": 8, "channels": 4, "hidden": 8, "layers": 1, "l_max": 1,
+            "name": "allegro", "cutoff_A": 8, "channels": 4, "hidden": 8, "layers": 1, "l_max": 0,
             "n_bessel": 4,
         },
         "train": {"epochs": 3, "batch_beads": 20},
