@@ -125,7 +125,12 @@ class _Squares(NamedTuple):
     n_frames: int = 0
 
     def plus(self, other: "_Squares") -> "_Squares":
-        return _Squares(*(a + b for a, b in zip(self, other, strict=True)))
+        return _Squares(
+            self.basic + other.basic,
+            self.mapped + other.mapped,
+            self.n + other.n,
+            self.n_frames + other.n_frames,
+        )
 
     def mean(self) -> MeanSquares:
         if not self.n:
@@ -230,8 +235,8 @@ def _piece(
         forces.append(mapped)
         some = slice(part.start, part.stop, every)
         pair = basic(block.forces[some]), mapped[::every]
-        found = (float(np.einsum("fbc,fbc->", f, f, dtype=np.float64)) for f in pair)
-        squares[seen] = squares[seen].plus(_Squares(*found, pair[1].size, len(mapped)))
+        one, other = (float(np.einsum("fbc,fbc->", f, f, dtype=np.float64)) for f in pair)
+        squares[seen] = squares[seen].plus(_Squares(one, other, pair[1].size, len(mapped)))
     rows["forces"][kept] = np.concatenate(forces) if len(forces) > 1 else forces[0]
     return _Piece(good, (squares[True], squares[False]))
 
