@@ -259,7 +259,7 @@ def test_damaged_array(folder, damage):
     elif damage == "text":
         path.write_bytes(b"no array")
     elif damage == "pickle":
-        np.save(path, np.asarray([{"a": 1}], dtype=object), allow_pickle=True)
+        np.save(path, np.asarray([{"a": 1}], dtype=object))
     else:
         np.save(path, np.zeros((F, N - 1, 3), "f4") if damage == "other shape" else np.zeros((F, N, 3)))
     with pytest.raises(InputError, match=r"forces\.npy: is"):

