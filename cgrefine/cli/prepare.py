@@ -62,7 +62,7 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     facts = {"split": data.split.model_dump(), "force_map": config.force_map.model_dump()}
     write_index(stage.path, entries, facts)
     write_json(stage.path / "noise.json", noise)
-    prepare_report.record(stage.record, entries, noise, len(failures.found))
+    prepare_report.record(stage.record, entries, len(failures.found))
     sections = prepare_report.sections(entries, noise, failures.found, data, config.force_map)
     write_page(stage.path / "report.html", "prepare: coarse-grained data set", sections)
     shutil.rmtree(stage.path / jobs.SUMS, ignore_errors=True)

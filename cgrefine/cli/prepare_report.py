@@ -23,7 +23,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def record(into: Record, entries: Sequence[Entry], noise: Sequence[Entry], n_failed: int) -> None:
+def record(into: Record, entries: Sequence[Entry], n_failed: int) -> None:
     """Metrics and checks. force_map_ratio is on frames that the map was not fitted on, if there are some."""
     inside, outside = (pooled(entries, part) for part in ("in_sample", "held_out"))
     judged = outside if outside["n_frames"] else inside
