@@ -38,13 +38,16 @@ class BeadEnergies(Protocol):
 class BondedTerm:
     """A sum over bonds, angles or dihedrals of scalar(params, x, type): x in Å or rad, result kcal/mol.
 
-    `scalar` is elementwise over arrays x and type (int). The energy of a tuple is shared equally by
-    its beads.
+    `scalar` is elementwise over arrays x and type (int, see Topology), and a hashable value: equal terms
+    share one compilation. The energy of a tuple is shared equally by its beads.
+    damping (θ₁, θ₂), rad: each dihedral is multiplied by s(θ_ijk) s(θ_jkl), see `straight_switch`, so that
+    its torque vanishes where three beads come into line. LAMMPS has it as `dihedral_style table/cut`.
     """
 
     name: str
     kind: Literal["bond", "angle", "dihedral"]
     scalar: Callable[[Params, Array, Array], Array]
+    damping: tuple[float, float] | None = None
     cutoff_A: float = 0.0
 
     def __call__(self, params, positions, system, neighbors):
@@ -60,29 +63,52 @@ class BondedTerm:
             return jnp.zeros(positions.shape[0], positions.dtype)
         x = _unpadded(positions, system)
         coordinate = jnp.where(mask, measure(x, tuples), harmless)
-        energy = jnp.where(mask, self.scalar(params, coordinate, types), 0.0)
+        energy = self.scalar(params, coordinate, types)
+        if self.damping is not None:
+            for triple in (tuples[:, :3], tuples[:, 1:]):
+                theta = jnp.where(mask, geometry.bond_angles(x, triple), 1.8)
+                energy = energy * straight_switch(theta, self.damping)
+        energy = jnp.where(mask, energy, 0.0)
         share = jnp.broadcast_to(energy[:, None] / tuples.shape[1], tuples.shape)
         return jnp.zeros(x.shape[0], energy.dtype).at[tuples].add(share)
 
 
+def straight_switch(theta: Float[Array, "..."], damping: tuple[float, float]) -> Float[Array, "..."]:
+    """1 below θ₁, (1 - ((θ - θ₁)/(θ₂ - θ₁))²)² up to θ₂, 0 beyond: C¹ in θ (rad), and of second order at θ₂.
+
+    With θ₂ = π it falls as the square of the distance from straight, faster than the gradient of a
+    torsion grows (1/sin θ). The form of the LAMMPS style dihedral table/cut.
+    """
+    low, high = damping
+    u = jnp.clip((theta - low) / (high - low), 0.0, 1.0)
+    return (1.0 - u * u) ** 2
+
+
 @dataclass(frozen=True)
 class PairTerm:
-    """A sum over pairs at |i-j| >= min_separation of scalar(params, r, species_i, species_j), kcal/mol.
+    """A sum over pairs of scalar(params, r, species_i, species_j), kcal/mol, at separations |i-j| from
+    min_separation to max_separation (None: no end).
 
-    `scalar` is elementwise, symmetric in the species, and exactly zero from cutoff_A on. Each bead of
-    a pair carries half of its energy.
+    `scalar` is elementwise, symmetric in the species, exactly zero from cutoff_A on, and hashable. Each
+    bead of a pair carries half of its energy.
     """
 
     name: str
     cutoff_A: float
     min_separation: int
     scalar: Callable[[Params, Array, Array, Array], Array]
+    max_separation: int | None = None
+
+    def acts_at(self, separation: Int[AnyArray, "..."]) -> Any:
+        """Whether pairs at this separation along the chain are part of the sum (bool, elementwise)."""
+        near = separation >= self.min_separation
+        return near if self.max_separation is None else near & (separation <= self.max_separation)
 
     def __call__(self, params, positions, system, neighbors):
         """Energy of each bead, (n,) kcal/mol."""
         i, j = neighbors.senders, neighbors.receivers
         separation = jnp.abs(jnp.asarray(system.sequence)[i] - jnp.asarray(system.sequence)[j])
-        acts = neighbors.edge_mask & (separation >= self.min_separation)
+        acts = neighbors.edge_mask & self.acts_at(separation)
         x = _unpadded(positions, system)
         r = geometry.safe_norm(geometry.displacements(x, i, j, acts))
         inside = acts & (r < self.cutoff_A)

@@ -1,4 +1,4 @@
-"""The one residue table: species, names, masses and classes of the one-bead-per-residue model."""
+"""The one residue table: species, names and masses of the one-bead-per-residue model."""
 
 from typing import Final
 
@@ -39,11 +39,8 @@ RESIDUE_MASSES: Final = (
 _INDEX: Final = {name: i for i, name in enumerate(RESIDUES)}
 GLY: Final = _INDEX["GLY"]
 PRO: Final = _INDEX["PRO"]
-_BETA_BRANCHED: Final = frozenset({_INDEX["ILE"], _INDEX["THR"], _INDEX["VAL"]})
+BETA_BRANCHED: Final = frozenset({_INDEX["ILE"], _INDEX["THR"], _INDEX["VAL"]})
 
-BOND_CLASSES: Final = ("X-X", "X-Pro")
-ANGLE_CLASSES: Final = ("other", "Gly", "Pro", "pre-Pro", "beta-branched")
-DIHEDRAL_CLASSES: Final = ("other", "Gly", "Pro")
 
 
 def species_of(resname: str, modified: bool = False) -> int:
@@ -73,26 +70,3 @@ def species_from_sequence(sequence: str) -> list[int]:
         if letter not in ONE_LETTER:
             raise ValueError(f"letter {letter!r} at position {position + 1} is none of {ONE_LETTER}")
     return [ONE_LETTER.index(letter) for letter in sequence.upper()]
-
-
-def bond_class(second: int) -> int:
-    """Class of the virtual Cα-Cα bond, by its second residue: 1 before proline, else 0."""
-    return int(second == PRO)
-
-
-def angle_class(centre: int, after: int) -> int:
-    """Class of the Cα angle, by its centre residue and the one after it: index in ANGLE_CLASSES."""
-    if centre == GLY:
-        return 1
-    if centre == PRO:
-        return 2
-    if after == PRO:
-        return 3
-    return 4 if centre in _BETA_BRANCHED else 0
-
-
-def dihedral_class(second: int, third: int) -> int:
-    """Class of the Cα dihedral, by its two centre residues: index in DIHEDRAL_CLASSES (Gly before Pro)."""
-    if GLY in (second, third):
-        return 1
-    return 2 if PRO in (second, third) else 0

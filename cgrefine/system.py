@@ -5,7 +5,7 @@ capacity, masks), the form in which every energy, integrator and observable of t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +15,11 @@ from cgrefine import residues
 CHAIN_GAP = 1000
 """Added to `sequence` at each chain break, so that separations across a break are never small."""
 
-_ALL = range(residues.N_SPECIES)
-_BOND_TYPES = np.array([residues.bond_class(j) for j in _ALL], np.int32)
-_ANGLE_TYPES = np.array([[residues.angle_class(j, k) for k in _ALL] for j in _ALL], np.int32)
-_DIHEDRAL_TYPES = np.array([[residues.dihedral_class(j, k) for k in _ALL] for j in _ALL], np.int32)
-"""Class of a bonded term by the species of its second bead, or of its second and third."""
+N_TYPES = residues.N_SPECIES**2
+"""Types of an angle or dihedral, and of a trans bond: 20 a + b for the species a, b of two of its beads."""
+
+CIS_BOND = N_TYPES
+"""Added to the type of a bond that is cis in the reference structure."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Topology:
     species: (n,) index into residues.RESIDUES. sequence: (n,) residue count along the molecule, plus
     CHAIN_GAP at each break; |sequence_i - sequence_j| is the separation used for exclusions.
     bonds (b, 2), angles (a, 3), dihedrals (d, 4): bead indices in chain order.
-    *_types: class index of each, see residues.BOND_CLASSES and so on.
+    *_types: 20 a + b of the species a, b of a bond i-j's beads (+ CIS_BOND when it is cis), of beads
+    j, k of an angle i-j-k, and of beads j, k of a dihedral i-j-k-l. Classes are made of these.
     resid: (n,) residue numbers of the source file, for reports and PDB files.
     """
 
@@ -48,16 +49,31 @@ class Topology:
         """Number of beads (residues)."""
         return len(self.species)
 
+    @property
+    def cis_bonds(self) -> tuple[int, ...]:
+        """Beads b whose bond b-1 → b is cis."""
+        return tuple(self.bonds[self.bond_types >= CIS_BOND, 1].tolist())
+
+    def with_cis(self, beads: Sequence[int]) -> "Topology":
+        """The same chain with the bonds b-1 → b cis, and no others. ValueError when one is no bond."""
+        second = self.bonds[:, 1]
+        if unknown := set(beads) - set(second.tolist()):
+            raise ValueError(f"cis bonds to beads {sorted(unknown)} are no bonds of this chain")
+        flags = CIS_BOND * np.isin(second, np.asarray(beads, np.int64))
+        return replace(self, bond_types=(self.bond_types % CIS_BOND + flags).astype(np.int32))
+
 
 def topology_from_species(
     species: Sequence[int] | np.ndarray,
     breaks: Sequence[int] = (),
     resid: Sequence[int] | np.ndarray | None = None,
+    cis: Sequence[int] = (),
 ) -> Topology:
     """Topology of a chain of residues: consecutive beads are bonded, except across breaks.
 
     species: (n,) residue types. breaks: each b means there is no bond between beads b-1 and b.
-    resid: (n,) residue numbers, default 1..n. Raises ValueError on an unknown species or break.
+    resid: (n,) residue numbers, default 1..n. cis: each b means that the bond b-1 → b is cis.
+    Raises ValueError on an unknown species or break, or a cis bond that is not there.
     """
     kind = np.asarray(species, dtype=np.int32)
     n = len(kind)
@@ -77,17 +93,22 @@ def topology_from_species(
         return (np.flatnonzero(inside)[:, None] + np.arange(width)).astype(np.int32)
 
     bonds, angles, dihedrals = windows(2), windows(3), windows(4)
-    return Topology(
+
+    def pair_types(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return (residues.N_SPECIES * kind[first] + kind[second]).astype(np.int32)
+
+    chain = Topology(
         species=kind,
         sequence=sequence,
         bonds=bonds,
-        bond_types=_BOND_TYPES[kind[bonds[:, 1]]],
+        bond_types=pair_types(bonds[:, 0], bonds[:, 1]),
         angles=angles,
-        angle_types=_ANGLE_TYPES[kind[angles[:, 1]], kind[angles[:, 2]]],
+        angle_types=pair_types(angles[:, 1], angles[:, 2]),
         dihedrals=dihedrals,
-        dihedral_types=_DIHEDRAL_TYPES[kind[dihedrals[:, 1]], kind[dihedrals[:, 2]]],
+        dihedral_types=pair_types(dihedrals[:, 1], dihedrals[:, 2]),
         resid=np.arange(1, n + 1, dtype=np.int32) if resid is None else np.asarray(resid, dtype=np.int32),
     )
+    return chain.with_cis(cis)
 
 
 class System(NamedTuple):

@@ -21,7 +21,7 @@ def test_breaks_remove_bonds_angles_and_dihedrals_and_separate_beads():
     assert t.angles.tolist() == [[0, 1, 2], [1, 2, 3], [4, 5, 6]]
     assert t.dihedrals.tolist() == [[0, 1, 2, 3]]
     assert t.sequence[4] - t.sequence[3] > 900
-    assert t.bond_types.tolist() == [0, 1, 0, 0, 0]  # only Gly-Pro ends in proline
+    assert (t.bond_types % 20 == 14).tolist() == [False, True, False, False, False]  # only Gly-Pro ends in proline
 
 
 def test_packing_shifts_indices_and_pads_with_masks():
@@ -58,3 +58,13 @@ def test_overflow_is_reported_not_hidden():
     assert neighbors.update(np.zeros((6, 3)), neighbors.candidates(packed), 6.0, 29).overflow
     with pytest.raises(ValueError, match="30 edges do not fit"):
         neighbors.padded(*neighbors.frame_edges(np.zeros((6, 3)), 6.0), capacity=29)
+
+
+def test_a_cis_bond_has_its_own_type_and_must_be_a_bond():
+    chain = system.topology_from_species(species_from_sequence("AGPAVLK"), breaks=[4], cis=[2])
+    plain = system.topology_from_species(species_from_sequence("AGPAVLK"), breaks=[4])
+    assert chain.cis_bonds == (2,) and plain.cis_bonds == ()
+    assert (chain.bond_types - plain.bond_types).tolist() == [0, system.CIS_BOND, 0, 0, 0]
+    assert chain.with_cis([3]).cis_bonds == (3,) and chain.with_cis([]).cis_bonds == ()
+    with pytest.raises(ValueError, match=r"\[4\] are no bonds"):
+        plain.with_cis([4])

@@ -114,7 +114,7 @@ def map_domain(job: MapJob) -> dict[str, Any]:
     return write_domain(
         job.folder,
         planned.name,
-        result.mapping.topology,
+        result.mapping.topology.with_cis(result.cis_bonds),
         result.arrays,
         {"work": work, **_facts(planned, result)},
         positions=job.store.positions,
@@ -166,7 +166,6 @@ def _facts(planned: Planned, result: Aggregated) -> dict[str, Any]:
         "frames_validation": int(result.arrays["validation"].sum()),
         "temperatures_K": sorted({key.temperature_K for key in planned.runs}),
         "replicas": sorted({key.replica for key in planned.runs}),
-        "cis_bonds": result.cis_bonds,
         "force_mean_square": {
             "in_sample": result.in_sample._asdict(),
             "held_out": result.held_out._asdict(),

@@ -57,7 +57,7 @@ _CHUNK_VALUES = 1 << 16
 
 @dataclass(frozen=True)
 class Domain:
-    """One protein: f frames of n beads. sequence: one-letter codes; breaks: see topology_from_species.
+    """One protein: f frames of n beads. sequence: one-letter codes; breaks, cis_bonds: see topology_from_species.
 
     resid: residue numbers of the source as pairs (first, count) of consecutive ones.
     positions (f, n, 3) Å, forces (f, n, 3) kcal/mol/Å: Frames on disk, or arrays in memory; float32.
@@ -66,6 +66,7 @@ class Domain:
     name: str
     sequence: str
     breaks: tuple[int, ...]
+    cis_bonds: tuple[int, ...]
     resid: tuple[tuple[int, int], ...]
     positions: Frames | np.ndarray
     forces: Frames | np.ndarray
@@ -85,7 +86,7 @@ class Domain:
     def topology(self) -> Topology:
         """The chain, made when first asked for."""
         numbers = np.concatenate([np.arange(first, first + count) for first, count in self.resid])
-        return topology_from_species(species_from_sequence(self.sequence), self.breaks, numbers)
+        return topology_from_species(species_from_sequence(self.sequence), self.breaks, numbers, self.cis_bonds)
 
     @property
     def temperature_K(self) -> np.ndarray:
@@ -273,6 +274,7 @@ def _open_domain(folder: Path, entry: Mapping[str, Any]) -> Domain:
         name=name,
         sequence=entry["sequence"],
         breaks=tuple(entry["breaks"]),
+        cis_bonds=tuple(entry["cis_bonds"]),
         resid=tuple((first, count) for first, count in entry["resid"]),
         **arrays,
         segments=segments,
@@ -291,6 +293,7 @@ def _chain(topology: Topology) -> dict[str, Any]:
     return {
         "sequence": "".join(ONE_LETTER[s] for s in topology.species),
         "breaks": tuple((np.flatnonzero(np.diff(topology.sequence) != 1) + 1).tolist()),
+        "cis_bonds": topology.cis_bonds,
         "resid": tuple(zip(resid[first].tolist(), count.tolist(), strict=True)),
     }
 

@@ -21,7 +21,7 @@ from cgrefine.fm.models.registry import network_term
 from cgrefine.fm.priors.terms import prior_terms
 from cgrefine.residues import RESIDUES
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

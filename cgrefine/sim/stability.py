@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from cgrefine import geometry
+from cgrefine import geometry, residues
 from cgrefine.config.schema import Criteria
 from cgrefine.status import Status
 from cgrefine.system import System
@@ -70,7 +70,7 @@ def checks(system: System, r0: np.ndarray, criteria: Criteria) -> Checks:
     return Checks(
         bonds=system.bonds,
         r0=np.asarray(r0, np.float64),
-        may_be_cis=system.bond_types == 1,
+        may_be_cis=system.bond_types % residues.N_SPECIES == residues.PRO,
         bond_mask=system.bond_mask,
         seconds=system.angles[:, [0, 2]],
         second_mask=system.angle_mask,

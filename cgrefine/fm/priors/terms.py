@@ -1,91 +1,116 @@
-"""The four prior terms, built from JSON-able facts; their parameters are plain arrays by term name.
+"""Prior terms from JSON-able facts: one entry a term, in order; their parameters are arrays by term name.
 
-params = {
-    "bond": {"k": (bond classes,) kcal/mol/Å², "r0": (bond classes,) Å},
-    "angle": {"coefficients": (angle classes, knots) kcal/mol},
-    "dihedral": {"cos": (dihedral classes, harmonics), "sin": the same} kcal/mol,
-    "repulsion": {"sigma": (species, species) Å, symmetric},
-}
+    facts = {"terms": [{"name": "bond", "kind": "bond", "form": "harmonic", "classes": "class"}, ...]}
+
+Each entry has `name` (the key of its parameters), `kind` (bond, angle, dihedral, pair), `form`, and what
+this form needs besides. Bonded entries have `classes`, the scheme of `classes.rows`: the rows of their
+parameters. Dihedrals have `damping`, (θ₁, θ₂) rad or None. Pair entries have `cutoff_A`,
+`min_separation` and `max_separation` (None: no end).
+
+Scalars are frozen dataclasses: equal facts give equal, equally hashed terms, which share compilations.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 
 from cgrefine.energy import BondedTerm, PairTerm
 from cgrefine.fm.priors import forms
+from cgrefine.fm.priors.classes import Kind, Scheme, rows
 
-NAMES = ("bond", "angle", "dihedral", "repulsion")
-
-
-def prior_facts(
-    angle_low: float,
-    angle_high: float,
-    wall_k: float,
-    n_knots: int,
-    n_harmonics: int,
-    epsilon: float,
-    exponent: int,
-    cutoff_A: float,
-    min_separation: int,
-) -> dict[str, Any]:
-    """The static facts of the priors: knot range in rad, wall_k in kcal/mol/rad² (½k form), epsilon in
-    kcal/mol. Raises ValueError when the knot range is empty."""
-    if not angle_low < angle_high:
-        raise ValueError(f"angle range from {angle_low:.4f} to {angle_high:.4f} rad is empty")
-    return {
-        "angle": {"low": angle_low, "high": angle_high, "wall_k": wall_k, "knots": n_knots},
-        "dihedral": {"harmonics": n_harmonics},
-        "repulsion": {
-            "epsilon": epsilon,
-            "exponent": exponent,
-            "cutoff_A": cutoff_A,
-            "min_separation": min_separation,
-        },
-    }
+PriorTerm = BondedTerm | PairTerm
 
 
-def prior_terms(facts: Mapping[str, Any]) -> tuple[BondedTerm | PairTerm, ...]:
-    """Bond, angle, dihedral and repulsion, in this order, from the facts of `prior_facts`."""
-    return bond_term(), angle_term(facts["angle"]), dihedral_term(), repulsion_term(facts["repulsion"])
+def prior_terms(facts: Mapping[str, Any]) -> tuple[PriorTerm, ...]:
+    """The terms of facts["terms"], in their order. Raises ValueError on a form that is not known."""
+    return tuple(term(entry) for entry in facts["terms"])
 
 
-def bond_term() -> BondedTerm:
-    """Harmonic Cα-Cα bonds, see `forms.harmonic`."""
+def term(entry: Mapping[str, Any]) -> PriorTerm:
+    """One term from its facts."""
+    kind, form = entry["kind"], entry["form"]
+    if (kind, form) not in FORMS:
+        known = ", ".join(f"{k} {f}" for k, f in FORMS)
+        raise ValueError(f"prior term {entry['name']!r} has the form {kind} {form}; known are {known}")
+    scalar = FORMS[kind, form](entry)
+    if kind == "pair":
+        end = entry["max_separation"]
+        return PairTerm(
+            entry["name"],
+            float(entry["cutoff_A"]),
+            int(entry["min_separation"]),
+            scalar,
+            None if end is None else int(end),
+        )
+    damping = entry.get("damping")
+    return BondedTerm(entry["name"], kind, scalar, None if damping is None else tuple(map(float, damping)))
 
-    def scalar(params, r, kind):
-        return forms.harmonic(r, jnp.asarray(params["k"])[kind], jnp.asarray(params["r0"])[kind])
 
-    return BondedTerm("bond", "bond", scalar)
+@dataclass(frozen=True)
+class Harmonic:
+    """½ k (x - x0)² with parameters k, x0 (rows,), see `forms.harmonic`."""
+
+    kind: Kind
+    classes: Scheme
+
+    def __call__(self, params, x, types):
+        """Energy, kcal/mol."""
+        row = jnp.asarray(rows(self.kind, self.classes))[types]
+        return forms.harmonic(x, jnp.asarray(params["k"])[row], jnp.asarray(params["x0"])[row])
 
 
-def angle_term(facts: Mapping[str, Any]) -> BondedTerm:
-    """Spline angles with walls, see `forms.walled_spline`."""
-    low, high, wall_k = float(facts["low"]), float(facts["high"]), float(facts["wall_k"])
+@dataclass(frozen=True)
+class WalledSpline:
+    """Cubic B-spline of an angle with walls, parameter coefficients (rows, knots), see `forms.walled_spline`."""
 
-    def scalar(params, theta, kind):
+    kind: Kind
+    classes: Scheme
+    low: float
+    high: float
+    wall_k: float
+
+    def __call__(self, params, x, types):
+        """Energy, kcal/mol."""
+        row = jnp.asarray(rows(self.kind, self.classes))[types]
         coefficients = jnp.asarray(params["coefficients"])
-        return forms.walled_spline(theta, kind, coefficients, low, high, wall_k)
-
-    return BondedTerm("angle", "angle", scalar)
+        return forms.walled_spline(x, row, coefficients, self.low, self.high, self.wall_k)
 
 
-def dihedral_term() -> BondedTerm:
-    """Fourier dihedrals, see `forms.fourier`. The angle walls keep their torques off straight angles."""
+@dataclass(frozen=True)
+class Fourier:
+    """Σ a_n cos nφ + b_n sin nφ, parameters cos, sin (rows, harmonics), see `forms.fourier`."""
 
-    def scalar(params, phi, kind):
-        return forms.fourier(phi, jnp.asarray(params["cos"])[kind], jnp.asarray(params["sin"])[kind])
+    kind: Kind
+    classes: Scheme
 
-    return BondedTerm("dihedral", "dihedral", scalar)
+    def __call__(self, params, x, types):
+        """Energy, kcal/mol."""
+        row = jnp.asarray(rows(self.kind, self.classes))[types]
+        return forms.fourier(x, jnp.asarray(params["cos"])[row], jnp.asarray(params["sin"])[row])
 
 
-def repulsion_term(facts: Mapping[str, Any]) -> PairTerm:
-    """Shifted repulsion of beads min_separation or more apart, see `forms.shifted_repulsion`."""
-    epsilon, exponent, cutoff_A = float(facts["epsilon"]), int(facts["exponent"]), float(facts["cutoff_A"])
+@dataclass(frozen=True)
+class Power:
+    """Shifted ε (σ/r)ⁿ, parameter sigma (species, species) Å, see `forms.shifted_repulsion`."""
 
-    def scalar(params, r, species_i, species_j):
+    epsilon: float
+    exponent: int
+    cutoff_A: float
+
+    def __call__(self, params, r, species_i, species_j):
+        """Energy, kcal/mol."""
         sigma = jnp.asarray(params["sigma"])[species_i, species_j]
-        return forms.shifted_repulsion(r, sigma, epsilon, exponent, cutoff_A)
+        return forms.shifted_repulsion(r, sigma, self.epsilon, self.exponent, self.cutoff_A)
 
-    return PairTerm("repulsion", cutoff_A, int(facts["min_separation"]), scalar)
+
+FORMS = {
+    ("bond", "harmonic"): lambda f: Harmonic("bond", f["classes"]),
+    ("angle", "spline"): lambda f: WalledSpline(
+        "angle", f["classes"], float(f["low"]), float(f["high"]), float(f["wall_k"])
+    ),
+    ("dihedral", "fourier"): lambda f: Fourier("dihedral", f["classes"]),
+    ("pair", "power"): lambda f: Power(float(f["epsilon"]), int(f["exponent"]), float(f["cutoff_A"])),
+}
+"""(kind, form) → scalar of its facts."""
