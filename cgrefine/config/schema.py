@@ -370,7 +370,8 @@ class Priors(Section):
 
 
 class Model(Section):
-    """The network on top of the priors; `none` is priors alone."""
+    """The network on top of the priors; `none` is priors alone. priors false: the network without priors,
+    which nothing keeps from flying apart (a case of `ablate`)."""
 
     name: Literal["allegro", "none"]
     cutoff_A: Annotated[float, Field(ge=4, le=30)]
@@ -381,10 +382,15 @@ class Model(Section):
     n_bessel: Count = 16
     envelope_p: Annotated[int, Field(ge=2)] = 6
     parity: Literal["o3", "so3"] = "so3"
+    priors: bool = True
 
 
 class Train(Section):
-    """Force matching. batch_beads: beads in one packed batch; learning_rate: peak of warm-up and cosine."""
+    """Force matching. batch_beads: beads in one packed batch; learning_rate: peak of warm-up and cosine.
+
+    train_priors: the parameters of the priors are trained as well, held by prior_penalty times the mean
+    squared relative deviation from their fit (as in Refit).
+    """
 
     epochs: Count
     batch_beads: Annotated[int, Field(ge=8)] = 400
@@ -398,6 +404,8 @@ class Train(Section):
     decoy_weight: Annotated[float, Field(ge=0)] = 0.1
     checkpoint_every_epochs: Count = 1
     keep_checkpoints: Count = 2
+    train_priors: bool = False
+    prior_penalty: Positive = 1.0e-2
 
 
 class Criteria(Section):
@@ -488,6 +496,22 @@ class Lammps(Section):
     seed: Count = 20261
 
 
+class Ablate(Section):
+    """Priors alone, network alone, and both: trained and simulated once for each seed.
+
+    loss_target: validation force MSE, (kcal/mol/Å)², to which epochs are counted (None: 1.02 times the best
+    of the full model's median seed).
+    """
+
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=3)] = [0, 1, 2]
+    variants: Annotated[list[Literal["priors", "network", "both"]], Field(min_length=1)] = [
+        "priors",
+        "network",
+        "both",
+    ]
+    loss_target: Positive | None = None
+
+
 class Config(Section):
     """All sections. A stage that needs a section which is not given says so."""
 
@@ -504,3 +528,4 @@ class Config(Section):
     audit: Audit = Audit()
     export: Export = Export()
     lammps: Lammps = Lammps()
+    ablate: Ablate = Ablate()
