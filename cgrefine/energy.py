@@ -74,14 +74,15 @@ class BondedTerm:
 
 
 def straight_switch(theta: Float[Array, "..."], damping: tuple[float, float]) -> Float[Array, "..."]:
-    """1 below θ₁, (1 - ((θ - θ₁)/(θ₂ - θ₁))²)² up to θ₂, 0 beyond: C¹ in θ (rad), and of second order at θ₂.
+    """1 below θ₁, 1 - ((θ - θ₁)/(θ₂ - θ₁))² up to θ₂, 0 beyond: C¹ in θ (rad) except at θ₂.
 
-    With θ₂ = π it falls as the square of the distance from straight, faster than the gradient of a
-    torsion grows (1/sin θ). The form of the LAMMPS style dihedral table/cut.
+    With θ₂ = π it falls to zero as the gradient of a torsion grows, (π - θ) against 1/sin θ: the torque
+    dE/dφ vanishes at a straight angle and the force stays bounded there (its direction is undefined, as is
+    that of any angle term with a slope at π). The form of the LAMMPS style dihedral table/cut, measured.
     """
     low, high = damping
     u = jnp.clip((theta - low) / (high - low), 0.0, 1.0)
-    return (1.0 - u * u) ** 2
+    return 1.0 - u * u
 
 
 @dataclass(frozen=True)
