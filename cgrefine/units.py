@@ -11,6 +11,15 @@ GAS_CONSTANT_SI = 8.31446261815324  # J/mol/K, CODATA 2018 (exact)
 KB = GAS_CONSTANT_SI / KCAL_PER_MOL_IN_SI
 """Boltzmann constant, kcal/mol/K."""
 
+ELEMENTARY_CHARGE_SI = 1.602176634e-19  # C, CODATA 2018 (exact)
+AVOGADRO = 6.02214076e23  # 1/mol, CODATA 2018 (exact)
+VACUUM_PERMITTIVITY_SI = 8.8541878128e-12  # F/m, CODATA 2018
+
+COULOMB = (
+    ELEMENTARY_CHARGE_SI**2 * AVOGADRO * 1e10 / (4.0 * math.pi * VACUUM_PERMITTIVITY_SI * KCAL_PER_MOL_IN_SI)
+)
+"""e²/(4π ε₀), kcal Å/mol for elementary charges: 332.0637. LAMMPS `units real` has the same."""
+
 FS_PER_TIME_UNIT = math.sqrt(1e-3 * 1e-20 / KCAL_PER_MOL_IN_SI) * 1e15
 """One internal time unit, sqrt(g/mol Å² / (kcal/mol)), in fs: 48.888."""
 

@@ -1,20 +1,44 @@
 """Scalar functions of the priors: one coordinate and its parameters in, kcal/mol out.
 
-Elementwise over arrays of one shape, C¹ everywhere, finite for every finite argument. They are the
-single source for the energies in JAX and for the tables that LAMMPS reads.
+Elementwise over arrays of one shape (parameters with one more axis where a coordinate has several), C¹
+everywhere, finite for every finite argument. They are the single source for the energies in JAX and for
+the tables that LAMMPS reads.
+
+  harmonic           bonds, angles          ½ k (x - x0)²
+  spline             angles, within walls   uniform cubic B-spline on [low, high]
+  cosine_polynomial  angles, within walls   Σ a_m cosᵐ θ
+  fourier            dihedrals, angles      Σ a_n cos nφ + b_n sin nφ
+  periodic_sum       dihedrals              Σ k_n (1 + cos(nφ - γ_n))
+  periodic_spline    dihedrals              uniform cubic B-spline on [-π, π)
+  walled             any coordinate         another form within [low, high], a quadratic beyond
+  shifted_repulsion, wca, debye_huckel      pairs, zero from a cutoff on
 """
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from cgrefine.units import COULOMB
+
 CORE_FRACTION = 0.5
-"""Below this fraction of σ the repulsion goes on as a straight line, so that float32 does not overflow."""
+"""Below this fraction of σ a repulsion goes on as a straight line, so that float32 does not overflow."""
+
+CHARGE_CORE_A = 1.0
+"""Below this distance the Debye-Hückel energy goes on as a straight line, finite at contact."""
+
+WCA_CUTOFF = 2.0 ** (1.0 / 6.0)
+"""Distance of the Lennard-Jones minimum over σ, where the WCA repulsion ends."""
 
 
-def harmonic(r: Float[Array, "..."], k: Float[Array, "..."], r0: Float[Array, "..."]) -> Float[Array, "..."]:
-    """½ k (r - r0)²: r, r0 in Å, k in kcal/mol/Å². Note the half: LAMMPS `bond_style harmonic` has none."""
-    return 0.5 * k * (r - r0) ** 2
+def harmonic(x: Float[Array, "..."], k: Float[Array, "..."], x0: Float[Array, "..."]) -> Float[Array, "..."]:
+    """½ k (x - x0)²: x in Å or rad, k in kcal/mol/Å² or kcal/mol/rad².
+
+    Note the half: LAMMPS `bond_style harmonic` and `angle_style harmonic` have none, K = k/2.
+    """
+    return 0.5 * k * (x - x0) ** 2
 
 
 def spline_basis(t: Float[Array, "..."], degree: int = 3) -> Float[Array, "... weights"]:
@@ -34,31 +58,47 @@ def spline_basis(t: Float[Array, "..."], degree: int = 3) -> Float[Array, "... w
     return jnp.stack(weights, axis=-1)
 
 
-def walled_spline(
-    theta: Float[Array, "..."],
-    kind: Int[Array | np.ndarray, "..."],
-    coefficients: Float[Array, "kinds knots"],
+def spline(
+    x: Float[Array, "..."],
+    row: Int[Array | np.ndarray, "..."],
+    coefficients: Float[Array, "rows knots"],
     low: float,
     high: float,
-    wall_k: float,
 ) -> Float[Array, "..."]:
-    """Uniform cubic B-spline of an angle (rad) on [low, high], one row of coefficients for each kind.
+    """Uniform cubic B-spline at x in [low, high] (Å or rad), C² within; beyond it `walled` takes over.
 
-    K coefficients (kcal/mol) make K-3 equal knot intervals, C² within. Outside, with e the nearer edge:
-        S(e) + S'(e) (θ - e) + ½ wall_k (θ - e)²,   wall_k in kcal/mol/rad²,
-    so value and slope go on, and the curvature is wall_k whatever the spline's own: a wall on both sides.
+    row: which row of coefficients each x reads. K coefficients (kcal/mol) make K-3 equal knot intervals;
+    interval i reads coefficients i to i+3.
     """
-    n_intervals = coefficients.shape[1] - 3
-    width = (high - low) / n_intervals
-    inside = jnp.clip(theta, low, high)
-    place = (inside - low) / width
+    n_intervals = coefficients.shape[-1] - 3
+    place = (x - low) * (n_intervals / (high - low))
     interval = jnp.clip(jnp.floor(place), 0, n_intervals - 1)
-    t, first = place - interval, interval.astype(jnp.int32)
-    c = jnp.stack([coefficients[kind, first + m] for m in range(4)], axis=-1)
-    value = jnp.sum(spline_basis(t) * c, axis=-1)
-    slope = jnp.sum(spline_basis(t, 2) * jnp.diff(c, axis=-1), axis=-1) / width
-    beyond = theta - inside
-    return value + slope * beyond + 0.5 * wall_k * beyond**2
+    knots = interval.astype(jnp.int32)[..., None] + jnp.arange(4)
+    return jnp.sum(spline_basis(place - interval) * coefficients[row[..., None], knots], axis=-1)
+
+
+def periodic_spline(
+    phi: Float[Array, "..."], row: Int[Array | np.ndarray, "..."], coefficients: Float[Array, "rows knots"]
+) -> Float[Array, "..."]:
+    """Uniform cubic B-spline of a torsion (rad, IUPAC sign), C² and of period 2π.
+
+    row: which row of coefficients each φ reads. K coefficients (kcal/mol) make K intervals from -π on, each
+    2π/K wide; interval i reads coefficients i to i+3, counted modulo K.
+    """
+    n = coefficients.shape[-1]
+    place = (phi + np.pi) * (n / (2.0 * np.pi))
+    interval = jnp.floor(place)
+    knots = (interval.astype(jnp.int32)[..., None] + jnp.arange(4)) % n
+    return jnp.sum(spline_basis(place - interval) * coefficients[row[..., None], knots], axis=-1)
+
+
+def cosine_polynomial(theta: Float[Array, "..."], a: Float[Array, "... degree"]) -> Float[Array, "..."]:
+    """Σ_m a_m cosᵐ θ, m = 1, 2, …: θ in rad, a_m in kcal/mol, no constant. Flat at 0 and at π."""
+    cosine = jnp.cos(theta)
+    value = jnp.zeros_like(cosine)
+    for m in reversed(range(a.shape[-1])):
+        value = (value + a[..., m]) * cosine
+    return value
 
 
 def fourier(
@@ -68,6 +108,54 @@ def fourier(
     Cα α-helix is at φ ≈ +50°; a_n, b_n in kcal/mol, no constant and no factor ½."""
     n = jnp.arange(1, cosines.shape[-1] + 1).astype(phi.dtype)
     return jnp.sum(cosines * jnp.cos(n * phi[..., None]) + sines * jnp.sin(n * phi[..., None]), axis=-1)
+
+
+def periodic_sum(
+    phi: Float[Array, "..."], k: Float[Array, "... harmonics"], gamma: Float[Array, "... harmonics"]
+) -> Float[Array, "..."]:
+    """Σ_n k_n (1 + cos(nφ - γ_n)), n = 1, 2, …: φ, γ_n in rad with the IUPAC sign, k_n in kcal/mol.
+
+    No factor ½. LAMMPS `dihedral_style fourier` has K_i = k_n, n_i = n, d_i = γ_n in degrees. Equal to
+    `fourier` with a_n = k_n cos γ_n, b_n = k_n sin γ_n, but for the constant Σ k_n.
+    """
+    n = jnp.arange(1, k.shape[-1] + 1).astype(phi.dtype)
+    return jnp.sum(k * (1.0 + jnp.cos(n * phi[..., None] - gamma)), axis=-1)
+
+
+def walled(
+    form: Callable[[Array, Array], Array],
+    x: Float[Array, "..."],
+    row: Int[Array | np.ndarray, "..."],
+    n_rows: int,
+    low: float,
+    high: float,
+    wall_k: float,
+) -> Float[Array, "..."]:
+    """form(x, row) on [low, high], extended by a quadratic on both sides; for any coordinate.
+
+    Outside, with e the nearer edge:
+        U(e) + U'(e) (x - e) + ½ max(U''(e), wall_k) (x - e)²,
+    so value and slope go on, and the curvature has the floor wall_k (kcal/mol per Å² or rad², the ½k
+    form): a wall on both sides, whatever the form does at its edges or beyond them.
+    form: elementwise, C² at the edges. row: which of the n_rows rows of its parameters each x reads; edges
+    are evaluated once a row.
+    """
+    every = jnp.arange(n_rows)
+
+    def slope(at: Array) -> Array:
+        return jax.jvp(lambda v: form(v, every), (at,), (jnp.ones_like(at),))[1]
+
+    def edge(at: float) -> tuple[Array, Array]:
+        place = jnp.full(n_rows, at, x.dtype)
+        first, second = jax.jvp(slope, (place,), (jnp.ones_like(place),))
+        return first, jnp.maximum(second, wall_k)
+
+    inside = jnp.clip(x, low, high)
+    beyond, above = x - inside, x > high
+    rises, stiffness = (
+        jnp.where(above, up[row], down[row]) for down, up in zip(edge(low), edge(high), strict=True)
+    )
+    return form(inside, jnp.asarray(row)) + rises * beyond + 0.5 * stiffness * beyond**2
 
 
 def shifted_repulsion(
@@ -83,11 +171,66 @@ def shifted_repulsion(
     the tangent at r_s: repulsive with the constant force -U'(r_s) (26 000 kcal/mol/Å for n = 12, σ = 3.8),
     finite in float32. No force is lost or hidden: r is not clamped, the formula is another one there.
     """
-    core = CORE_FRACTION * sigma
-    in_core, acts = r < core, r < cutoff_A
-    x = jnp.where(in_core, core, jnp.where(acts, r, cutoff_A))
-    power, edge = (sigma / x) ** exponent, (sigma / cutoff_A) ** exponent
-    value = power - edge + exponent * edge * (x - cutoff_A) / cutoff_A
-    slope = exponent * (edge / cutoff_A - power / x)
-    tangent = jnp.where(in_core, slope * (r - x), 0.0)
-    return jnp.where(acts, epsilon * (value + tangent), 0.0)
+    edge = (sigma / cutoff_A) ** exponent
+
+    def bare(x: Array) -> tuple[Array, Array]:
+        power = (sigma / x) ** exponent
+        value = power - edge + exponent * edge * (x - cutoff_A) / cutoff_A
+        return value, exponent * (edge / cutoff_A - power / x)
+
+    return epsilon * _with_core(bare, r, CORE_FRACTION * sigma, cutoff_A)
+
+
+def wca(r: Float[Array, "..."], sigma: Float[Array, "..."], epsilon: float) -> Float[Array, "..."]:
+    """4ε [(σ/r)¹² - (σ/r)⁶] + ε up to r_m = 2^(1/6) σ, zero with zero slope from there on.
+
+    r, σ in Å, ε in kcal/mol: ε at r = σ. LAMMPS has it as lj/cut with cutoff r_m and pair_modify shift yes.
+    Below σ/2 it goes on as the tangent there, see `shifted_repulsion`. Each pair ends at its own r_m; the
+    curvature jumps there, by 57 ε/σ². Weeks, Chandler & Andersen, J. Chem. Phys. 54, 5237 (1971).
+    """
+
+    def bare(x: Array) -> tuple[Array, Array]:
+        sixth = (sigma / x) ** 6
+        return 4.0 * (sixth**2 - sixth) + 1.0, (24.0 * sixth - 48.0 * sixth**2) / x
+
+    return epsilon * _with_core(bare, r, CORE_FRACTION * sigma, WCA_CUTOFF * sigma)
+
+
+def debye_huckel(
+    r: Float[Array, "..."],
+    charge_product: Float[Array, "..."],
+    dielectric: float,
+    debye_length_A: float,
+    cutoff_A: float,
+) -> Float[Array, "..."]:
+    """q_i q_j C/ε_r [g(r) - g(r_c) - g'(r_c) (r - r_c)], g(r) = exp(-r/λ)/r, C = `units.COULOMB`.
+
+    Charges in elementary charges, r, λ, r_c in Å; positive for like charges. Value and slope are zero at
+    r_c, and beyond it. Below 1 Å (`CHARGE_CORE_A`) it goes on as the tangent there. LAMMPS has the
+    unshifted energy as coul/debye with kappa = 1/λ.
+    """
+
+    def screened(x):
+        value = jnp.exp(-x / debye_length_A) / x
+        return value, -value * (1.0 / x + 1.0 / debye_length_A)
+
+    end, end_slope = screened(jnp.asarray(cutoff_A, r.dtype))
+
+    def bare(x: Array) -> tuple[Array, Array]:
+        value, slope = screened(x)
+        return value - end - end_slope * (x - cutoff_A), slope - end_slope
+
+    return COULOMB / dielectric * charge_product * _with_core(bare, r, CHARGE_CORE_A, cutoff_A)
+
+
+def _with_core(
+    bare: Callable[[Array], tuple[Array, Array]],
+    r: Float[Array, "..."],
+    core: Float[Array, "..."] | float,
+    cutoff: Float[Array, "..."] | float,
+) -> Float[Array, "..."]:
+    """A pair energy (value and slope of r) up to its cutoff, its tangent below the core, zero beyond."""
+    in_core, acts = r < core, r < cutoff
+    x = jnp.where(in_core, core, jnp.where(acts, r, cutoff))
+    value, slope = bare(x)
+    return jnp.where(acts, value + jnp.where(in_core, slope * (r - x), 0.0), 0.0)

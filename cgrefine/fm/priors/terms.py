@@ -7,6 +7,19 @@ this form needs besides. Bonded entries have `classes`, the scheme of `classes.r
 parameters. Dihedrals have `damping`, (θ₁, θ₂) rad or None. Pair entries have `cutoff_A`,
 `min_separation` and `max_separation` (None: no end).
 
+  kind, form             facts                                   parameters
+  bond harmonic                                                  k, x0 (rows,)
+  angle harmonic                                                 k, x0 (rows,)
+  angle spline           low, high (rad), wall_k                 coefficients (rows, knots)
+  angle polynomial       low, high, wall_k                       coefficients (rows, degree)
+  angle fourier          low, high, wall_k                       cos, sin (rows, harmonics)
+  dihedral fourier                                               cos, sin (rows, harmonics)
+  dihedral periodic_sum                                          k, gamma (rows, harmonics)
+  dihedral spline                                                coefficients (rows, knots)
+  pair power             epsilon, exponent                       sigma (species, species)
+  pair wca               epsilon                                 sigma (species, species)
+  pair debye_huckel      dielectric, debye_length_A              charge (species,)
+
 Scalars are frozen dataclasses: equal facts give equal, equally hashed terms, which share compilations.
 """
 
@@ -18,7 +31,7 @@ import jax.numpy as jnp
 
 from cgrefine.energy import BondedTerm, PairTerm
 from cgrefine.fm.priors import forms
-from cgrefine.fm.priors.classes import Kind, Scheme, rows
+from cgrefine.fm.priors.classes import Kind, Scheme, labels, rows
 
 PriorTerm = BondedTerm | PairTerm
 
@@ -45,7 +58,10 @@ def term(entry: Mapping[str, Any]) -> PriorTerm:
             None if end is None else int(end),
         )
     damping = entry.get("damping")
-    return BondedTerm(entry["name"], kind, scalar, None if damping is None else tuple(map(float, damping)))
+    if damping is not None:
+        first, last = damping
+        damping = (float(first), float(last))
+    return BondedTerm(entry["name"], kind, scalar, damping)
 
 
 @dataclass(frozen=True)
@@ -57,13 +73,16 @@ class Harmonic:
 
     def __call__(self, params, x, types):
         """Energy, kcal/mol."""
-        row = jnp.asarray(rows(self.kind, self.classes))[types]
+        row = _row(self, types)
         return forms.harmonic(x, jnp.asarray(params["k"])[row], jnp.asarray(params["x0"])[row])
 
 
 @dataclass(frozen=True)
-class WalledSpline:
-    """Cubic B-spline of an angle with walls, parameter coefficients (rows, knots), see `forms.walled_spline`."""
+class Walled:
+    """A form within [low, high], and walls beyond: see `forms.walled`. Range in rad (angles) or Å.
+
+    wall_k: floor of the curvature outside, kcal/mol per rad² or Å².
+    """
 
     kind: Kind
     classes: Scheme
@@ -73,9 +92,45 @@ class WalledSpline:
 
     def __call__(self, params, x, types):
         """Energy, kcal/mol."""
-        row = jnp.asarray(rows(self.kind, self.classes))[types]
-        coefficients = jnp.asarray(params["coefficients"])
-        return forms.walled_spline(x, row, coefficients, self.low, self.high, self.wall_k)
+        arrays = {name: jnp.asarray(value) for name, value in params.items()}
+        n_rows = len(labels(self.kind, self.classes))
+
+        def form(at, row):
+            return self.within(arrays, at, row)
+
+        return forms.walled(form, x, _row(self, types), n_rows, self.low, self.high, self.wall_k)
+
+    def within(self, params, x, row):
+        """Energy of rows of the parameters at x inside the range, kcal/mol."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class WalledSpline(Walled):
+    """Cubic B-spline, parameter coefficients (rows, knots), see `forms.spline`."""
+
+    def within(self, params, x, row):
+        """Energy, kcal/mol."""
+        return forms.spline(x, row, params["coefficients"], self.low, self.high)
+
+
+@dataclass(frozen=True)
+class WalledPolynomial(Walled):
+    """Polynomial in the cosine of an angle, parameter coefficients (rows, degree), see
+    `forms.cosine_polynomial`."""
+
+    def within(self, params, x, row):
+        """Energy, kcal/mol."""
+        return forms.cosine_polynomial(x, params["coefficients"][row])
+
+
+@dataclass(frozen=True)
+class WalledFourier(Walled):
+    """Fourier series of an angle, parameters cos, sin (rows, harmonics), see `forms.fourier`."""
+
+    def within(self, params, x, row):
+        """Energy, kcal/mol."""
+        return forms.fourier(x, params["cos"][row], params["sin"][row])
 
 
 @dataclass(frozen=True)
@@ -87,8 +142,33 @@ class Fourier:
 
     def __call__(self, params, x, types):
         """Energy, kcal/mol."""
-        row = jnp.asarray(rows(self.kind, self.classes))[types]
+        row = _row(self, types)
         return forms.fourier(x, jnp.asarray(params["cos"])[row], jnp.asarray(params["sin"])[row])
+
+
+@dataclass(frozen=True)
+class PeriodicSum:
+    """Σ k_n (1 + cos(nφ - γ_n)), parameters k, gamma (rows, harmonics), see `forms.periodic_sum`."""
+
+    kind: Kind
+    classes: Scheme
+
+    def __call__(self, params, x, types):
+        """Energy, kcal/mol."""
+        row = _row(self, types)
+        return forms.periodic_sum(x, jnp.asarray(params["k"])[row], jnp.asarray(params["gamma"])[row])
+
+
+@dataclass(frozen=True)
+class PeriodicSpline:
+    """Periodic cubic B-spline, parameter coefficients (rows, knots), see `forms.periodic_spline`."""
+
+    kind: Kind
+    classes: Scheme
+
+    def __call__(self, params, x, types):
+        """Energy, kcal/mol."""
+        return forms.periodic_spline(x, _row(self, types), jnp.asarray(params["coefficients"]))
 
 
 @dataclass(frozen=True)
@@ -105,12 +185,60 @@ class Power:
         return forms.shifted_repulsion(r, sigma, self.epsilon, self.exponent, self.cutoff_A)
 
 
+@dataclass(frozen=True)
+class Wca:
+    """WCA repulsion, parameter sigma (species, species) Å, see `forms.wca`. Each pair ends at its own
+    minimum: the term's cutoff must not lie below that of the largest σ."""
+
+    epsilon: float
+
+    def __call__(self, params, r, species_i, species_j):
+        """Energy, kcal/mol."""
+        return forms.wca(r, jnp.asarray(params["sigma"])[species_i, species_j], self.epsilon)
+
+
+@dataclass(frozen=True)
+class DebyeHueckel:
+    """Screened charges, parameter charge (species,) in elementary charges, see `forms.debye_huckel`."""
+
+    dielectric: float
+    debye_length_A: float
+    cutoff_A: float
+
+    def __call__(self, params, r, species_i, species_j):
+        """Energy, kcal/mol."""
+        charge = jnp.asarray(params["charge"])
+        product = charge[species_i] * charge[species_j]
+        return forms.debye_huckel(r, product, self.dielectric, self.debye_length_A, self.cutoff_A)
+
+
+def _row(scalar: Any, types: Any) -> Any:
+    """Row of the parameters that each type code of a bonded scalar reads."""
+    return jnp.asarray(rows(scalar.kind, scalar.classes))[types]
+
+
+def _walls(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Kind, classes and range of a walled form. Raises ValueError on an empty range."""
+    low, high = float(facts["low"]), float(facts["high"])
+    if not low < high:
+        raise ValueError(f"prior term {facts['name']!r} has the empty range {low} to {high}")
+    walls = {"low": low, "high": high, "wall_k": float(facts["wall_k"])}
+    return {"kind": facts["kind"], "classes": facts["classes"], **walls}
+
+
 FORMS = {
     ("bond", "harmonic"): lambda f: Harmonic("bond", f["classes"]),
-    ("angle", "spline"): lambda f: WalledSpline(
-        "angle", f["classes"], float(f["low"]), float(f["high"]), float(f["wall_k"])
-    ),
+    ("angle", "harmonic"): lambda f: Harmonic("angle", f["classes"]),
+    ("angle", "spline"): lambda f: WalledSpline(**_walls(f)),
+    ("angle", "polynomial"): lambda f: WalledPolynomial(**_walls(f)),
+    ("angle", "fourier"): lambda f: WalledFourier(**_walls(f)),
     ("dihedral", "fourier"): lambda f: Fourier("dihedral", f["classes"]),
+    ("dihedral", "periodic_sum"): lambda f: PeriodicSum("dihedral", f["classes"]),
+    ("dihedral", "spline"): lambda f: PeriodicSpline("dihedral", f["classes"]),
     ("pair", "power"): lambda f: Power(float(f["epsilon"]), int(f["exponent"]), float(f["cutoff_A"])),
+    ("pair", "wca"): lambda f: Wca(float(f["epsilon"])),
+    ("pair", "debye_huckel"): lambda f: DebyeHueckel(
+        float(f["dielectric"]), float(f["debye_length_A"]), float(f["cutoff_A"])
+    ),
 }
 """(kind, form) → scalar of its facts."""
