@@ -151,7 +151,7 @@ def walled(
         return first, jnp.maximum(second, wall_k)
 
     inside = jnp.clip(x, low, high)
-    beyond, above = x - inside, x > high
+    beyond, above = x - inside, 2.0 * x > low + high
     rises, stiffness = (
         jnp.where(above, up[row], down[row]) for down, up in zip(edge(low), edge(high), strict=True)
     )
