@@ -132,6 +132,28 @@ for _name in STAGES:
 
 
 @app.command(
+    epilog="Input: a config with data, model, train and sim. Output: OUT/prepare/, OUT/priors/, a run folder "
+    "OUT/ablate/VARIANT-SEED/ each, OUT/ablate/ablation.json and report.html. "
+    "Example: cgrefine ablate configs/quickstart.yaml --out runs/ablation"
+)
+def ablate(
+    config: ConfigFile,
+    out: Out,
+    overrides: Overrides = None,
+    allow_ungated: Annotated[
+        bool, typer.Option("--allow-ungated", help="train on priors that failed their gate")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Priors alone, network alone and both, trained and simulated with several seeds, and compared."""
+    from cgrefine.cli.ablate import run_ablation
+    from cgrefine.cli.console import Console
+    from cgrefine.config import load_config
+
+    run_ablation(load_config(config, overrides or ()), out, Console(quiet), allow_ungated)
+
+
+@app.command(
     epilog="Input: none. Output: three mdCATH HDF5 files in DIRECTORY. Example: cgrefine sample my_sample"
 )
 def sample(

@@ -92,13 +92,23 @@ def model_groups(folder: Path, name: str, discard_fraction: float) -> list[np.nd
     files = [p for p in sorted((folder / "trajectories").iterdir()) if _domain_of(p) == name]
     groups = [read_frames(path, pdb) for path in files]
     longest = max(len(g) for g in groups)
-    kept = [g[int(np.ceil(discard_fraction * longest)) :] for g in groups]
+    kept = [g[frames_discarded(longest, discard_fraction) :] for g in groups]
     if not any(len(g) for g in kept):
         raise InputError(
             f"{folder / 'trajectories'}: no frame of {name} is left after discarding the first "
             f"{discard_fraction:g} of each trajectory (observables.discard_fraction)"
         )
     return [g for g in kept if len(g)]
+
+
+def frames_discarded(longest: int, discard_fraction: float) -> int:
+    """Frames left out at the start of each trajectory of a domain whose longest one has so many."""
+    return int(np.ceil(discard_fraction * longest))
+
+
+def metric_key(observable: str) -> str:
+    """Name of an observable in the names of metrics: P(r) is pair_distance."""
+    return observable.replace("P(r)", "pair_distance").replace("-", "_").lower()
 
 
 def _domain_of(path: Path) -> str:
@@ -132,7 +142,7 @@ def _record(stage: Stage, compared: dict[str, list[Comparison]]) -> None:
         for c in found:
             by_name.setdefault(c.observable.name, []).append(c)
     for name, found in by_name.items():
-        key = name.replace("P(r)", "pair_distance").replace("-", "_").lower()
+        key = metric_key(name)
         distance = float(np.mean([c.distance for c in found]))
         divergences = [c.jensen_shannon for c in found if c.jensen_shannon is not None]
         if divergences:
