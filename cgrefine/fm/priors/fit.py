@@ -1,45 +1,68 @@
 """Boltzmann inversion at one temperature: prior parameters from histograms of the training frames.
 
 Each marginal is inverted with its Jacobian, U(x) = -kT ln[p(x)/J(x)], J = r² for a bond, sin θ for an
-angle, 1 for a dihedral. A class with n observations is drawn towards the fit of all classes together:
-its weight is n/(n + n0), n0 = `shrinkage_frames`. Observations are counted as they come; they are
-correlated in time, so that n0 must be thought of in the same units.
+angle, 1 for a dihedral (`estimators`). A row with n observations is drawn towards the coarser row that it
+is part of, with the weight n/(n + n0), n0 = `shrinkage_frames` (`inversion.shrunk`). Observations are
+counted as they come; they are correlated in time, so that n0 must be thought of in the same units.
+Temperatures are never pooled: -kT ln p is a free energy at one T.
+
+`weights` multiply the energies after the fit, as older models had it. A term scaled by w is a term at T/w:
+its marginal alone is then p^w, broader for w < 1, and the ensemble is no longer that of the data.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from cgrefine import residues
-from cgrefine.config.schema import Priors, Repulsion, Walls
-from cgrefine.data.store import Dataset, Domain
+from cgrefine.config.schema import EnergyWeights, Priors, Walls
+from cgrefine.data.store import Dataset
 from cgrefine.errors import InputError
-from cgrefine.fm.priors import diagnostics, forms, marginals
+from cgrefine.fm.priors import bootstrap, diagnostics, forms, marginals
+from cgrefine.fm.priors.bootstrap import TEMPERATURE_TOLERANCE_K, Counts, Training, training_frames
+from cgrefine.fm.priors.classes import KINDS, Kind, Scheme, labels
+from cgrefine.fm.priors.estimators import (
+    TRANS_MIN_A,
+    Estimator,
+    angle_estimator,
+    bond_estimator,
+    chosen_harmonics,
+    dihedral_estimator,
+    inverted,
+    with_harmonics,
+)
+from cgrefine.fm.priors.inversion import schemes_down_to
 from cgrefine.fm.priors.marginals import Histogram, Marginals
-from cgrefine.fm.priors.terms import prior_facts
+from cgrefine.fm.priors.pairs import pair_params
 from cgrefine.units import thermal_energy
 
-TRANS_MIN_A = 3.4
-"""Bonds shorter than this are cis peptide bonds (2.95 Å); they are counted, not fitted."""
+__all__ = ["FittedPriors", "fit_priors", "inversion_temperature", "training_frames", "training_marginals"]
 
-TEMPERATURE_TOLERANCE_K = 0.5
-_CHUNK_FRAMES = 512
+Params = dict[str, dict[str, np.ndarray]]
+Harmonics = dict[Scheme, np.ndarray]
+"""Number of dihedral harmonics of each row of each scheme."""
+
+BONDED: tuple[Kind, ...] = KINDS
+"""Kinds of the bonded terms, which are their names too."""
 
 
 @dataclass(frozen=True)
 class FittedPriors:
     """facts and params as `terms.prior_terms` reads them; marginals: the counts that were inverted.
 
-    diagnostics: JSON-able; frames, temperature_K, cis fraction, observations, and the divergence of each
-    class (see `diagnostics.agreement`).
+    diagnostics: JSON-able; frames, runs, temperature_K, cis_bond_fraction, angle_range_deg, observations
+    and agreement of each row with data (see `diagnostics.agreement`), harmonics, weights, bootstrap.
+    errors: standard errors of params by bootstrap of runs, the same tree; bands: for each bonded term
+    (x, standard error of each row's energy (rows, points) in kcal/mol, with its mean over the row's data
+    taken off). Both None without bootstrap.
     """
 
     facts: dict[str, Any]
-    params: dict[str, dict[str, np.ndarray]]
+    params: Params
     diagnostics: dict[str, Any]
     marginals: Marginals
+    errors: Params | None = None
+    bands: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
 
     @property
     def temperature_K(self) -> float:
@@ -50,38 +73,33 @@ class FittedPriors:
 def fit_priors(dataset: Dataset, cfg: Priors) -> FittedPriors:
     """Priors from the training frames of a data set at `cfg.temperature_K` (None: the lowest there is).
 
-    Raises InputError when there are no such frames, or when they have no angle between the walls.
+    Raises InputError when there are no such frames, or when they hold nothing to invert.
     """
     temperature_K = inversion_temperature(dataset, cfg.temperature_K)
-    kT, n0 = thermal_energy(temperature_K), cfg.shrinkage_frames
-    counts, n_frames = training_marginals(dataset, temperature_K, cfg.repulsion.min_separation)
-    low, high = angle_range(counts.angle, cfg.walls)
-    facts = prior_facts(
-        angle_low=low,
-        angle_high=high,
-        wall_k=cfg.walls.angle_k,
-        n_knots=cfg.angle_knots,
-        n_harmonics=cfg.dihedral_harmonics,
-        epsilon=cfg.repulsion.epsilon_kcal_mol,
-        exponent=cfg.repulsion.exponent,
-        cutoff_A=cfg.repulsion.cutoff_A,
-        min_separation=cfg.repulsion.min_separation,
+    kT = thermal_energy(temperature_K)
+    training = bootstrap.training_counts(
+        dataset, temperature_K, cfg.repulsion.min_separation, schemes_of(cfg)
     )
-    params = {
-        "bond": fit_bonds(counts.bond, kT, n0),
-        "angle": fit_angles(counts.angle, kT, n0, low, high, cfg.angle_knots, cfg.smoothing),
-        "dihedral": fit_dihedrals(counts.dihedral, kT, n0, cfg.dihedral_harmonics, cfg.smoothing),
-        "repulsion": {"sigma": fit_sigma(counts.distance, cfg.repulsion, n0)},
-    }
-    short = counts.bond.pooled[counts.bond.centres < TRANS_MIN_A].sum() + counts.bond.outside.sum()
+    counts = training.marginals
+    low, high = angle_range(counts.angle, cfg.angle.walls)
+    chosen = harmonics(training, cfg)
+    estimators = estimators_of(cfg, low, high, chosen)
+    q = quantities(estimators, bonded_counts(counts, cfg), cfg)
+    _require_estimates(q, cfg)
+    params = {**bonded_params(estimators, q, kT), **pair_params(counts.distance, cfg)}
+    facts = facts_of(cfg, low, high)
     report = {
+        **_report(training, cfg),
         "temperature_K": temperature_K,
-        "frames": n_frames,
-        "cis_bond_fraction": float(short / (counts.bond.counts.sum() + counts.bond.outside.sum())),
         "angle_range_deg": [float(np.degrees(low)), float(np.degrees(high))],
-        "agreement": diagnostics.agreement(facts, params, counts, kT),
+        "harmonics": chosen and {scheme: rows.tolist() for scheme, rows in chosen.items()},
     }
-    return FittedPriors(facts, params, report, counts)
+    errors, bands = None, None
+    if cfg.bootstrap and training.n_blocks > 1:
+        errors, bands = _errors(estimators, params, training, cfg, kT)
+        errors = weighted(facts, errors, cfg.weights)[1]
+    facts, params = weighted(facts, params, cfg.weights)
+    return with_agreement(FittedPriors(facts, params, report, counts, errors, bands))
 
 
 def inversion_temperature(dataset: Dataset, wanted_K: float | None) -> float:
@@ -105,196 +123,227 @@ def inversion_temperature(dataset: Dataset, wanted_K: float | None) -> float:
     return nearest
 
 
-def training_frames(domain: Domain, temperature_K: float) -> np.ndarray:
-    """Indices of the training frames of a domain at one temperature (within half a kelvin)."""
-    at_T = np.abs(domain.temperature_K - temperature_K) < TEMPERATURE_TOLERANCE_K
-    return np.flatnonzero(at_T & ~domain.validation)
-
-
 def training_marginals(dataset: Dataset, temperature_K: float, min_separation: int) -> tuple[Marginals, int]:
     """Histograms of the training frames at one temperature, and the number of these frames."""
-    counts, n_frames = marginals.empty(), 0
-    for domain in dataset.domains:
-        chosen = training_frames(domain, temperature_K)
-        n_frames += len(chosen)
-        for start in range(0, len(chosen), _CHUNK_FRAMES):
-            x = domain.positions[chosen[start : start + _CHUNK_FRAMES]]
-            counts = marginals.counted(counts, domain.topology, x, min_separation)
-    return counts, n_frames
+    everything: dict[Kind, Scheme] = dict.fromkeys(KINDS, "global")
+    training = bootstrap.training_counts(dataset, temperature_K, min_separation, everything)
+    return training.marginals, training.n_frames
 
 
 def angle_range(angle: Histogram, walls: Walls) -> tuple[float, float]:
-    """Where the spline ends and the walls begin, rad: p0.1 % to p99.9 % of the data, within the limits."""
+    """Where the walls begin, rad: p0.1 % to p99.9 % of the data, within the limits of the walls."""
     if angle.counts.sum() == 0:
         raise InputError("priors: no domain has an angle (three bonded residues) to invert")
     low = max(marginals.quantile(angle.pooled, angle.edges, 0.001), np.radians(walls.angle_low_deg))
     high = min(marginals.quantile(angle.pooled, angle.edges, 0.999), np.radians(walls.angle_high_deg))
     if high - low < np.radians(5.0):
         raise InputError(
-            f"priors.walls: angles of the data lie outside {walls.angle_low_deg:g} to "
+            f"priors.angle.walls: angles of the data lie outside {walls.angle_low_deg:g} to "
             f"{walls.angle_high_deg:g} degrees, or span less than 5: there is nothing to invert"
         )
     return float(low), float(high)
 
 
-def shrunk(own: np.ndarray, common: np.ndarray, n: float, n0: float) -> np.ndarray:
-    """w own + (1 - w) common with w = n/(n + n0): the common value without data, whatever `own` is."""
-    weight = n / (n + n0) if n > 0 else 0.0
-    return common if weight == 0.0 else np.asarray(weight * own + (1.0 - weight) * common)
+def schemes_of(cfg: Priors) -> dict[Kind, Scheme]:
+    """The classes of each bonded term."""
+    return {"bond": cfg.bond.classes, "angle": cfg.angle.classes, "dihedral": cfg.dihedral.classes}
 
 
-def fit_bonds(bond: Histogram, kT: float, n0: float) -> dict[str, np.ndarray]:
-    """k (kcal/mol/Å², ½k form) and r0 (Å) of each class from mean and variance of p(r)/r², trans only.
+def bonded_counts(counts: Marginals, cfg: Priors) -> Counts:
+    """Counts (rows, bins) of the bonded kinds in the rows of their schemes."""
+    return {
+        kind: marginals.grouped(getattr(counts, kind), kind, scheme).counts
+        for kind, scheme in schemes_of(cfg).items()
+    }
 
-    p(r)/r² of a harmonic bond is a Gaussian of mean r0 and variance kT/k, exactly. The variance of binned
-    data is corrected by width²/12 (Sheppard). Mean and variance are what is shrunk.
-    """
-    r, width = bond.centres, bond.edges[1] - bond.edges[0]
-    trans = r >= TRANS_MIN_A
 
-    def moments(counts: np.ndarray) -> np.ndarray:
-        weights = counts[trans] / r[trans] ** 2
-        mean = np.average(r[trans], weights=weights)
-        variance = np.average((r[trans] - mean) ** 2, weights=weights) - width**2 / 12.0
-        return np.array([mean, max(variance, width**2 / 12.0)])
+def harmonics(training: Training, cfg: Priors) -> Harmonics | None:
+    """The number of harmonics of each row of each scheme by AIC; None when it is not to be chosen."""
+    wanted = cfg.dihedral
+    if wanted.form == "spline" or wanted.choice == "fixed":
+        return None
+    full = dihedral_estimator(wanted, training.marginals.dihedral.edges)
+    spread = bootstrap.dispersion(training.blocks["dihedral"], "dihedral", wanted.classes, full.design[:, 1:])
+    chosen = chosen_harmonics(full, training.blocks["dihedral"].sum(axis=0), spread)
+    return dict(zip(schemes_down_to(wanted.classes), chosen, strict=True))
 
-    n_trans = bond.counts[:, trans].sum(axis=1)
-    if n_trans.sum() < 2:
-        raise InputError("priors: the training frames hold no trans bond to invert")
-    common = moments(bond.pooled)
-    rows = [
-        shrunk(moments(counts), common, float(n), n0) if n > 1 else common
-        for counts, n in zip(bond.counts, n_trans, strict=True)
+
+def estimators_of(cfg: Priors, low: float, high: float, chosen: Harmonics | None) -> dict[Kind, Estimator]:
+    """The estimator of each bonded term, for the bins of `marginals`; low, high: the angle range, rad."""
+    edges = {kind: getattr(marginals.empty(), kind).edges for kind in BONDED}
+    dihedral = cfg.dihedral
+    if chosen is not None:
+        largest = max(int(rows.max()) for rows in chosen.values())
+        dihedral = dihedral.model_copy(update={"harmonics": largest})
+    torsion = dihedral_estimator(dihedral, edges["dihedral"])
+    return {
+        "bond": bond_estimator(cfg.bond, edges["bond"], cfg.shrinkage_frames),
+        "angle": angle_estimator(cfg.angle, edges["angle"], low, high),
+        "dihedral": torsion if chosen is None else with_harmonics(torsion, tuple(chosen.values())),
+    }
+
+
+def quantities(
+    estimators: dict[Kind, Estimator],
+    counts: Counts,
+    cfg: Priors,
+    coupling: dict[Kind, list[np.ndarray]] | None = None,
+) -> dict[Kind, np.ndarray]:
+    """q of each bonded term from counts (rows, bins) by kind, see `estimators.inverted`."""
+    return {
+        kind: inverted(estimator, counts[kind], cfg.shrinkage_frames, coupling and coupling[kind])
+        for kind, estimator in estimators.items()
+    }
+
+
+def bonded_params(estimators: dict[Kind, Estimator], q: dict[Kind, np.ndarray], kT: float) -> Params:
+    """Parameters of the bonded terms."""
+    return {kind: estimator.params(q[kind], kT) for kind, estimator in estimators.items()}
+
+
+def facts_of(cfg: Priors, low: float, high: float) -> dict[str, Any]:
+    """The terms as `terms.prior_terms` reads them; low, high: the angle range, rad."""
+    angle, dihedral, repulsion = cfg.angle, cfg.dihedral, cfg.repulsion
+    walls = {"low": low, "high": high, "wall_k": angle.walls.angle_k}
+    damped = dihedral.damping_from_deg
+    wca = repulsion.form == "wca"
+    terms: list[dict[str, Any]] = [
+        {"name": "bond", "kind": "bond", "form": cfg.bond.form, "classes": cfg.bond.classes},
+        {
+            **{"name": "angle", "kind": "angle", "form": angle.form, "classes": angle.classes},
+            **({} if angle.form == "harmonic" else walls),
+        },
+        {
+            **{"name": "dihedral", "kind": "dihedral", "form": dihedral.form, "classes": dihedral.classes},
+            "damping": None if damped is None else [float(np.radians(damped)), float(np.pi)],
+        },
+        {
+            **{"name": "repulsion", "kind": "pair", "form": repulsion.form},
+            "epsilon": repulsion.epsilon_kcal_mol,
+            **({} if wca else {"exponent": repulsion.exponent}),
+            "cutoff_A": forms.WCA_CUTOFF * repulsion.sigma_max_A if wca else repulsion.cutoff_A,
+            "min_separation": repulsion.min_separation,
+            "max_separation": None,
+        },
     ]
-    mean, variance = np.array(rows).T
-    return {"k": kT / variance, "r0": mean}
-
-
-def fit_angles(
-    angle: Histogram, kT: float, n0: float, low: float, high: float, n_knots: int, smoothing: float
-) -> dict[str, np.ndarray]:
-    """Spline coefficients (classes, knots), kcal/mol: penalised Poisson likelihood of the counts.
-
-    counts_b ~ Poisson(sin θ_b exp(-u(θ_b))), u = U/kT, in the bins between the walls, with the penalty
-    ½ smoothing Σ (second difference of the coefficients)² (Eilers & Marx, Stat. Sci. 11, 89 (1996)).
-    The lowest point of each energy within the range is zero.
-    """
-    inside = (angle.centres > low) & (angle.centres < high)
-    theta = angle.centres[inside]
-    design = spline_design(theta, low, high, n_knots)
-    second = np.diff(np.eye(n_knots), 2, axis=0)
-    penalty = smoothing * second.T @ second
-
-    def energy(counts: np.ndarray) -> np.ndarray:
-        u = kT * penalised_poisson(counts[inside], np.sin(theta), design, penalty)
-        return u - (design @ u).min()
-
-    n = angle.counts[:, inside].sum(axis=1)
-    common = energy(angle.pooled)
-    rows = [
-        shrunk(energy(counts), common, float(m), n0) if m > 0 else common
-        for counts, m in zip(angle.counts, n, strict=True)
-    ]
-    lowest = [(design @ row).min() for row in rows]
-    return {"coefficients": np.array(rows) - np.array(lowest)[:, None]}
-
-
-def fit_dihedrals(
-    dihedral: Histogram, kT: float, n0: float, n_harmonics: int, smoothing: float
-) -> dict[str, np.ndarray]:
-    """Fourier coefficients cos, sin (classes, harmonics), kcal/mol: penalised Poisson likelihood.
-
-    The penalty is ½ smoothing Σ n⁴ (a_n² + b_n²) in units of kT, the mean squared curvature (up to a
-    factor), as for the angles. Without any dihedral in the data all coefficients are zero.
-    """
-    n_classes = len(dihedral.counts)
-    if dihedral.counts.sum() == 0:
-        zero = np.zeros((n_classes, n_harmonics))
-        return {"cos": zero, "sin": zero.copy()}
-    phi, order = dihedral.centres, np.arange(1, n_harmonics + 1)
-    waves = phi[:, None] * order
-    design = np.concatenate([np.ones((len(phi), 1)), np.cos(waves), np.sin(waves)], axis=1)
-    penalty = smoothing * np.diag(np.concatenate([[0.0], order**4.0, order**4.0]))
-
-    def energy(counts: np.ndarray) -> np.ndarray:
-        return kT * penalised_poisson(counts, np.ones(len(phi)), design, penalty)[1:]
-
-    n = dihedral.counts.sum(axis=1)
-    common = energy(dihedral.pooled)
-    rows = np.array(
-        [
-            shrunk(energy(counts), common, float(m), n0) if m > 0 else common
-            for counts, m in zip(dihedral.counts, n, strict=True)
-        ]
-    )
-    return {"cos": rows[:, :n_harmonics], "sin": rows[:, n_harmonics:]}
-
-
-def fit_sigma(distance: Histogram, cfg: Repulsion, n0: float) -> np.ndarray:
-    """σ of each pair of species, (20, 20) Å: a low quantile of its contact distances, within the limits.
-
-    Only the observations below the quantile inform it: n = quantile times the contacts counted, so that
-    a pair of species has its own σ only when n is no longer small against n0.
-    """
-    size = residues.N_SPECIES
-    if distance.counts.sum() == 0:
-        raise InputError(
-            f"priors: no two residues at separation {cfg.min_separation} or more come within "
-            f"{distance.edges[-1]:g} Å: there is nothing to take the size of a bead from"
+    if (volume := cfg.excluded_volume) is not None:
+        terms.append(
+            {
+                **{"name": "excluded_volume", "kind": "pair", "form": "power"},
+                "epsilon": volume.epsilon_kcal_mol,
+                "exponent": volume.exponent,
+                "cutoff_A": volume.cutoff_A,
+                "min_separation": volume.min_separation,
+                "max_separation": volume.max_separation,
+            }
         )
-    common = np.array(marginals.quantile(distance.pooled, distance.edges, cfg.quantile))
-    sigma = np.full((size, size), float(common))
-    for a, b in zip(*np.triu_indices(size), strict=True):
-        counts = distance.counts[size * a + b]
-        n = cfg.quantile * counts.sum()
-        if n > 0:
-            own = np.array(marginals.quantile(counts, distance.edges, cfg.quantile))
-            sigma[a, b] = sigma[b, a] = shrunk(own, common, float(n), n0)
-    return np.clip(sigma, cfg.sigma_min_A, cfg.sigma_max_A)
+    if (charged := cfg.electrostatics) is not None:
+        terms.append(
+            {
+                **{"name": "electrostatics", "kind": "pair", "form": "debye_huckel"},
+                "dielectric": charged.dielectric,
+                "debye_length_A": charged.debye_length_A,
+                "cutoff_A": charged.cutoff_A,
+                "min_separation": charged.min_separation,
+                "max_separation": None,
+            }
+        )
+    return {"terms": terms}
 
 
-def spline_design(theta: np.ndarray, low: float, high: float, n_knots: int) -> np.ndarray:
-    """Values of the B-splines of `forms.walled_spline` at angles within [low, high], (angles, knots)."""
-    place = (theta - low) * (n_knots - 3) / (high - low)
-    interval = np.clip(np.floor(place), 0, n_knots - 4)
-    weights = np.asarray(forms.spline_basis(jnp.asarray(place - interval)), dtype=np.float64)
-    design = np.zeros((len(theta), n_knots))
-    columns = interval.astype(int)[:, None] + np.arange(4)
-    np.put_along_axis(design, columns, weights, axis=1)
-    return design
+_SCALED_PARAMS = ("k", "coefficients", "cos", "sin")
+_SCALED_FACTS = ("wall_k", "epsilon")
 
 
-def penalised_poisson(
-    counts: np.ndarray, measure: np.ndarray, design: np.ndarray, penalty: np.ndarray
-) -> np.ndarray:
-    """c that minimises Σ_b [μ_b - counts_b ln μ_b] + ½ cᵀ P c, μ_b = measure_b exp(-(design c)_b).
+def weighted(facts: dict[str, Any], params: Params, weights: EnergyWeights) -> tuple[dict[str, Any], Params]:
+    """Facts and parameters of the terms times their weights: what the energies are linear in is multiplied.
 
-    design (bins, c) must span the constant, which takes up the number of observations. The function is
-    convex: damped Newton. Raises RuntimeError when 200 steps do not bring the decrease below
-    1e-10 of the value (the convergence is quadratic: c is then much closer than that).
+    A term scaled by w is a term at T/w. Terms that have no weight in `EnergyWeights` stay as they are.
     """
+    factor = {entry["name"]: getattr(weights, entry["name"], 1.0) for entry in facts["terms"]}
+    terms = [
+        {key: value * factor[e["name"]] if key in _SCALED_FACTS else value for key, value in e.items()}
+        for e in facts["terms"]
+    ]
+    scaled = {
+        name: {key: leaf * factor[name] if key in _SCALED_PARAMS else leaf for key, leaf in group.items()}
+        for name, group in params.items()
+    }
+    return {**facts, "terms": terms}, scaled
 
-    def objective(c: np.ndarray) -> float:
-        exponent = -design @ c
-        with np.errstate(over="ignore"):
-            mu = measure * np.exp(exponent)
-        return float(np.sum(mu - counts * exponent) + 0.5 * c @ penalty @ c)
 
-    start = -np.log(counts.sum() / measure.sum())
-    c = np.linalg.lstsq(design, np.full(len(counts), start), rcond=None)[0]
-    value = objective(c)
-    for _ in range(200):
-        mu = measure * np.exp(-design @ c)
-        gradient = design.T @ (counts - mu) + penalty @ c
-        hessian = design.T @ (mu[:, None] * design) + penalty
-        # empty regions with no penalty leave the Hessian singular: the ridge keeps the step finite
-        hessian += 1e-10 * np.trace(hessian) * np.eye(len(c))
-        step = -np.linalg.solve(hessian, gradient)
-        size, tried = 1.0, objective(c + step)
-        while not tried <= value + 1e-4 * size * float(gradient @ step) and size > 1e-8:
-            size *= 0.5
-            tried = objective(c + size * step)
-        if value - tried <= 1e-10 * (1.0 + abs(value)):
-            return c if tried >= value else c + size * step
-        c, value = c + size * step, tried
-    raise RuntimeError(f"Poisson fit of {counts.sum():g} counts did not converge in 200 Newton steps")
+def with_agreement(fitted: FittedPriors) -> FittedPriors:
+    """With diagnostics["agreement"] of its facts, parameters and marginals."""
+    kT = thermal_energy(fitted.temperature_K)
+    found = diagnostics.agreement(fitted.facts, fitted.params, fitted.marginals, kT)
+    return replace(fitted, diagnostics={**fitted.diagnostics, "agreement": found})
+
+
+def _require_estimates(q: dict[Kind, np.ndarray], cfg: Priors) -> None:
+    if not np.isfinite(q["bond"]).all():
+        raise InputError("priors: the training frames hold no trans bond to invert")
+    if not np.isfinite(q["angle"]).all():
+        raise InputError(
+            f"priors.angle.form = {cfg.angle.form}: all angles together have no minimum that a "
+            "parabola fits; choose spline, polynomial or fourier"
+        )
+
+
+def _report(training: Training, cfg: Priors) -> dict[str, Any]:
+    """What the priors were made from."""
+    bond, own = training.marginals.bond, bonded_counts(training.marginals, cfg)
+    short = bond.pooled[bond.centres < TRANS_MIN_A].sum() + bond.outside.sum()
+    return {
+        "frames": training.n_frames,
+        "runs": training.n_runs,
+        "cis_bond_fraction": float(short / max(bond.counts.sum() + bond.outside.sum(), 1.0)),
+        "observations": {
+            kind: {
+                label: int(n)
+                for label, n in zip(labels(kind, scheme), own[kind].sum(axis=1), strict=True)
+                if n > 0
+            }
+            for kind, scheme in schemes_of(cfg).items()
+        },
+        "bootstrap": {"resamples": cfg.bootstrap, "blocks": training.n_blocks, "unit": training.unit},
+        "weights": cfg.weights.model_dump(),
+    }
+
+
+def _errors(
+    estimators: dict[Kind, Estimator], best: Params, training: Training, cfg: Priors, kT: float
+) -> tuple[Params, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Standard errors of parameters and of each row's energy; resamples that lack a kind are left out."""
+    samples: list[Params] = []
+    curves: dict[Kind, list[np.ndarray]] = {kind: [] for kind in estimators}
+    seen = {kind: counts.sum(axis=0) for kind, counts in training.blocks.items()}
+    distance = training.marginals.distance
+    for counts in bootstrap.resampled(training.blocks, cfg.bootstrap, cfg.seed):
+        if any(seen[kind].sum() > 0 and counts[kind].sum() == 0 for kind in counts):
+            continue
+        q = quantities(estimators, counts, cfg)
+        pairs = pair_params(distance._replace(counts=counts["distance"]), cfg)
+        samples.append({**bonded_params(estimators, q, kT), **pairs})
+        for kind, estimator in estimators.items():
+            curves[kind].append(estimator.curve(q[kind], kT))
+    errors = {
+        name: {
+            key: bootstrap.standard_error(
+                np.stack([sample[name][key] for sample in samples]),
+                leaf,
+                training.n_blocks,
+                2.0 * np.pi if key == "gamma" else None,
+            )
+            for key, leaf in group.items()
+        }
+        for name, group in best.items()
+    }
+    bands = {}
+    for kind, estimator in estimators.items():
+        sampled = np.stack(curves[kind])
+        edges = getattr(training.marginals, kind)
+        weight = seen[kind][:, np.isin(edges.centres, estimator.x)] + 1e-9
+        centred = sampled - (sampled * weight).sum(-1, keepdims=True) / weight.sum(-1, keepdims=True)
+        spread = bootstrap.standard_error(centred, centred[0], training.n_blocks)
+        bands[kind] = (estimator.x, spread)
+    return errors, bands
