@@ -18,11 +18,19 @@ def force_mse(
 
     Rows of zero weight are left out whatever they hold; no weight at all gives 0.
     """
+    total = jnp.sum(weight)
+    return force_squares(predicted, target, weight) / (3.0 * jnp.where(total > 0, total, 1.0))
+
+
+def force_squares(
+    predicted: Float[Array, "beads 3"],
+    target: Float[Array | np.ndarray, "beads 3"],
+    weight: Float[Array | np.ndarray, " beads"],
+) -> Float[Array, ""]:
+    """Σ_i w_i |ΔF_i|², the sum that `force_mse` is the mean of; rows of zero weight are left out."""
     counted = jnp.asarray(weight) > 0
     difference = jnp.where(counted[:, None], predicted - target, 0.0)
-    total = jnp.sum(weight)
-    squares = jnp.sum(weight * jnp.sum(difference**2, axis=-1))
-    return squares / (3.0 * jnp.where(total > 0, total, 1.0))
+    return jnp.sum(weight * jnp.sum(difference**2, axis=-1))
 
 
 def residual_forces(prior: BeadEnergies, prior_params: Params, batch: Batch) -> Float[Array, "beads 3"]:

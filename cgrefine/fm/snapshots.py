@@ -1,6 +1,7 @@
 """Training snapshots on disk: whole or absent, the newest few kept (orbax-checkpoint)."""
 
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -8,6 +9,8 @@ import orbax.checkpoint as ocp
 
 from cgrefine.errors import InputError
 from cgrefine.fm.train import Snapshot
+
+Stored = TypeVar("Stored")
 
 
 def snapshots(folder: Path, keep: int) -> ocp.CheckpointManager:
@@ -17,11 +20,16 @@ def snapshots(folder: Path, keep: int) -> ocp.CheckpointManager:
 
 
 def write(manager: ocp.CheckpointManager, snapshot: Snapshot) -> None:
-    """Store a snapshot under its number of epochs."""
-    manager.save(snapshot.epoch, args=ocp.args.StandardSave(jax.tree.map(np.asarray, snapshot)))
+    """Store a snapshot of training under its number of epochs."""
+    put(manager, snapshot.epoch, snapshot)
 
 
-def newest(folder: Path, like: Snapshot) -> Snapshot | None:
+def put(manager: ocp.CheckpointManager, step: int, snapshot: object) -> None:
+    """Store a tree of numbers and arrays under a number that grows."""
+    manager.save(step, args=ocp.args.StandardSave(jax.tree.map(np.asarray, snapshot)))
+
+
+def newest(folder: Path, like: Stored) -> Stored | None:
     """The last snapshot in the folder, or None. `like` gives the structure: any snapshot of the same run.
 
     Raises InputError when the one found does not have this structure.
@@ -38,9 +46,8 @@ def newest(folder: Path, like: Snapshot) -> Snapshot | None:
             raise InputError(
                 f"{folder}/{step}: is no snapshot of this model and optimiser ({error})"
             ) from error
-    return found._replace(
-        epoch=int(found.epoch),
-        seed=int(found.seed),
-        best_mse=float(found.best_mse),
-        best_epoch=int(found.best_epoch),
-    )
+    return jax.tree.map(lambda wanted, leaf: type(wanted)(leaf) if _is_number(wanted) else leaf, like, found)
+
+
+def _is_number(leaf: object) -> bool:
+    return isinstance(leaf, int | float)

@@ -1,0 +1,219 @@
+"""All frames of a fit on the devices at once: packed batches of one size, shared out evenly.
+
+Each process reads and packs its share of the frames; each device holds as many batches as any other, the
+last ones empty, and scans over them; sums are joined over all devices of all processes. The result does not
+depend on the number of devices, but for rounding.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, UInt32
+
+from cgrefine import energy
+from cgrefine.data.frames import FrameSet, Pieces
+from cgrefine.data.loader import Reading, each, sweep
+from cgrefine.data.packing import Batch, budget_for
+from cgrefine.energy import Params, SumOfTerms
+from cgrefine.fm import loss
+from cgrefine.neighbors import Neighbors
+
+AXIS = "devices"
+EVERYWHERE, SHARED = PartitionSpec(), PartitionSpec(AXIS)
+
+BATCH_BEADS = 8192
+"""Beads of a batch at most, unless one chain is longer."""
+
+EDGE_HEADROOM = 1.05
+PROBES = 16
+READING = Reading(buffer_frames=256, prefetch=4, workers=0)
+
+
+class FullBatch(NamedTuple):
+    """Batches stacked along a first axis that the devices share; target_forces hold what is to be matched.
+
+    squares (): Σ |F|² of the forces before anything was subtracted; components (): their number.
+    """
+
+    batches: Batch
+    squares: Array
+    components: Array
+
+
+def mesh_of(devices: Sequence[Any] | None = None) -> Mesh:
+    """A line of devices, by default all of all processes."""
+    return Mesh(np.asarray(jax.devices() if devices is None else devices), (AXIS,))
+
+
+def thinned(frames: FrameSet, most: int) -> FrameSet:
+    """At most `most` frames, evenly strided over the whole set, each a piece of its own and of weight 1."""
+    rows = frames.each_once
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64))
+    domain, start = np.asarray([rows.where(row) for row in chosen.tolist()], np.int64).reshape(-1, 2).T
+    piece = rows.ends.searchsorted(chosen, side="right")
+    one = np.ones(len(chosen), np.int64)
+    old = frames.pieces
+    pieces = Pieces(domain, start, one, old.temperature_K[piece], old.replica[piece], one.astype(np.float64))
+    return replace(frames, pieces=pieces, stride=1)
+
+
+def gathered(frames: FrameSet, fixed: SumOfTerms, fixed_params: Params, edges: bool, mesh: Mesh) -> FullBatch:
+    """The frames on the devices, with the forces of the fixed terms subtracted from their target forces.
+
+    edges: whether pairs are kept for the terms that are fitted; bonded terms need none. Raises InputError
+    when there is no frame.
+    """
+    longest = max((d.n_beads for d in frames.domains), default=0)
+    beads = max(longest, min(BATCH_BEADS, -(-frames.total_beads // mesh.size)))
+    budget = budget_for([frames], beads, EDGE_HEADROOM)
+    mine = READING._replace(share=(jax.process_index(), jax.process_count()))
+    batches = [_slim(batch) for _, batch in each(sweep(frames, budget, mine))]
+
+    def residual(params: Params, stack: Batch) -> tuple[Array, Array, Array]:
+        def body(sums: Array, batch: Batch) -> tuple[Array, Array]:
+            x = jnp.asarray(batch.positions).astype(sums.dtype)
+            target = jnp.asarray(batch.target_forces).astype(sums.dtype)
+            forces = energy.forces(fixed, params, x, batch.system, batch.neighbors)
+            squares = loss.force_squares(jnp.zeros_like(target), target, batch.weight)
+            count = 3.0 * jnp.sum(batch.weight.astype(sums.dtype))
+            return sums + jnp.stack([squares, count]), (target - forces).astype(jnp.float32)
+
+        sums, left = jax.lax.scan(body, jnp.zeros(2), stack)
+        squares, components = jax.lax.psum(sums, AXIS)
+        return left, squares, components
+
+    @jax.jit
+    def prepared(params: Params, stack: Batch) -> FullBatch:
+        left, squares, components = _on_all(residual, mesh, (SHARED, EVERYWHERE, EVERYWHERE))(params, stack)
+        listed = stack.neighbors
+        if not edges:
+            listed = Neighbors(*(leaf[:, :0] for leaf in listed[:3]), overflow=listed.overflow)
+        return FullBatch(stack._replace(target_forces=left, neighbors=listed), squares, components)
+
+    return prepared(fixed_params, _shared_out(batches, mesh))
+
+
+def misfit(model: SumOfTerms, mesh: Mesh) -> Callable[[Params, FullBatch], Array]:
+    """misfit(params, full) -> (): Σ |F - F_model|² / Σ |F_all|², which is 1 for forces of zero.
+
+    Its gradient by params is computed along with the value, batch by batch, so that the memory of one batch
+    is enough; derivatives by the frames are none, and second ones not there.
+    """
+
+    def squares_of(params: Params, batch: Batch) -> Array:
+        dtype = jax.tree.leaves(params)[0].dtype
+        x = jnp.asarray(batch.positions).astype(dtype)
+        forces = energy.forces(model, params, x, batch.system, batch.neighbors)
+        return loss.force_squares(forces, batch.target_forces.astype(dtype), batch.weight)
+
+    def on_device(params: Params, stack: Batch) -> tuple[Array, Params]:
+        def body(sums: Any, batch: Batch) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, sums, jax.value_and_grad(squares_of)(params, batch)), None
+
+        zero = jnp.zeros((), jax.tree.leaves(params)[0].dtype)
+        sums, _ = jax.lax.scan(body, (zero, jax.tree.map(jnp.zeros_like, params)), stack)
+        return jax.lax.psum(sums, AXIS)
+
+    both = _on_all(on_device, mesh, EVERYWHERE)
+
+    def value_and_gradient(params: Params, full: FullBatch) -> tuple[Array, Params]:
+        return jax.tree.map(lambda leaf: leaf / full.squares, both(params, full.batches))
+
+    @jax.custom_vjp
+    def value(params: Params, full: FullBatch) -> Array:
+        return value_and_gradient(params, full)[0]
+
+    def backward(gradient: Params, cotangent: Array) -> tuple[Params, None]:
+        return jax.tree.map(lambda leaf: cotangent * leaf, gradient), None
+
+    value.defvjp(value_and_gradient, backward)
+    return value
+
+
+def curvature(
+    model: SumOfTerms, to_params: Callable[[Params], Params], mesh: Mesh
+) -> Callable[[Params, FullBatch], Params]:
+    """curvature(z, full) -> ½ of the diagonal of the Gauss-Newton Hessian of `misfit`, an estimate.
+
+    With v of random signs for each force component, E[(Jᵀv)²] is the diagonal of JᵀJ (Bekas et al., Appl.
+    Numer. Math. 57, 1214 (2007)): J are the derivatives of all force components by z, v from PROBES draws.
+    The signs are a hash of the positions, so that they do not depend on how frames are packed.
+    """
+
+    def on_device(z: Params, stack: Batch) -> Params:
+        dtype = jax.tree.leaves(z)[0].dtype
+
+        def body(sums: Params, batch: Batch) -> tuple[Params, None]:
+            x = jnp.asarray(batch.positions).astype(dtype)
+
+            def weighted(z: Params) -> Array:
+                forces = energy.forces(model, to_params(z), x, batch.system, batch.neighbors)
+                return jnp.where(batch.weight[:, None] > 0, jnp.sqrt(batch.weight)[:, None] * forces, 0.0)
+
+            pull = jax.vjp(weighted, z)[1]
+            drawn = jax.lax.map(
+                lambda k: pull(random_signs(batch.positions, k).astype(dtype))[0],
+                jnp.arange(PROBES, dtype=jnp.uint32),
+            )
+            return jax.tree.map(lambda total, d: total + jnp.mean(d**2, axis=0), sums, drawn), None
+
+        return jax.lax.psum(jax.lax.scan(body, jax.tree.map(jnp.zeros_like, z), stack)[0], AXIS)
+
+    def diagonal(z: Params, full: FullBatch) -> Params:
+        return jax.tree.map(
+            lambda leaf: leaf / full.squares, _on_all(on_device, mesh, EVERYWHERE)(z, full.batches)
+        )
+
+    return diagonal
+
+
+def random_signs(positions: Float[Array | np.ndarray, "beads 3"], draw: Any) -> Float[Array, "beads 3"]:
+    """±1 for each component, from the bits of the bead's float32 coordinates and the number of the draw."""
+    bits = jax.lax.bitcast_convert_type(jnp.asarray(positions, jnp.float32), jnp.uint32)
+    mixed = jnp.zeros(bits.shape[0], jnp.uint32) + draw
+    for column in (0, 1, 2):
+        mixed = _mixed(mixed ^ bits[:, column])
+    each_component = _mixed(mixed[:, None] + jnp.arange(3, dtype=jnp.uint32))
+    return 1.0 - 2.0 * (each_component & 1).astype(jnp.float32)
+
+
+def _mixed(bits: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    """A good scrambling of 32 bits (the finaliser of MurmurHash3, A. Appleby, public domain)."""
+    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
+    bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
+    return bits ^ (bits >> 16)
+
+
+def _on_all(function: Callable[..., Any], mesh: Mesh, outputs: Any) -> Callable[[Params, Batch], Any]:
+    """function(params, batches of a device) on every device, each with its own batches."""
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=(EVERYWHERE, SHARED), out_specs=outputs, check_vma=False
+    )
+
+
+def _slim(batch: Batch) -> Batch:
+    """Without the masses, which no energy reads."""
+    return batch._replace(system=batch.system._replace(mass=np.zeros(0, np.float32)))
+
+
+def _shared_out(batches: list[Batch], mesh: Mesh) -> Batch:
+    """All batches of all processes as arrays over the mesh; empty batches make their number even."""
+    local, processes = len(mesh.local_devices), jax.process_count()
+    count = len(batches)
+    if processes > 1:
+        count = int(np.max(multihost_utils.process_allgather(np.asarray(count))))
+    count = local * -(-count // local)
+    if not batches:
+        raise ValueError(f"process {jax.process_index()} has no frame: there are fewer than {processes}")
+    empty = jax.tree.map(np.zeros_like, batches[0])
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches, *[empty] * (count - len(batches)))
+    sharding = NamedSharding(mesh, SHARED)
+    place = partial(jax.make_array_from_process_local_data, sharding)
+    return jax.tree.map(lambda leaf: place(leaf, (processes * leaf.shape[0], *leaf.shape[1:])), stacked)
