@@ -31,7 +31,7 @@ _RANK = 1e-6
 
 
 class Estimator(Protocol):
-    """One bonded form, for histograms with the bins at `x_all` (bins,).
+    """One bonded form, for histograms of fixed bins.
 
     observations: counts (n, bins) → (n,) those that are used. own: q (n, q) of histograms fitted each on
     its own, one a row of the level-th scheme; NaN where there is nothing to fit; coupling (n, bins)
@@ -39,10 +39,12 @@ class Estimator(Protocol):
     in kcal/mol at `x` (points,), up to a constant.
     """
 
-    kind: Kind
-    scheme: Scheme
-    x: np.ndarray
-
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def scheme(self) -> Scheme: ...
+    @property
+    def x(self) -> np.ndarray: ...
     def observations(self, counts: np.ndarray) -> np.ndarray: ...
     def own(self, counts: np.ndarray, coupling: np.ndarray, level: int) -> np.ndarray: ...
     def params(self, q: np.ndarray, kT: float) -> dict[str, np.ndarray]: ...

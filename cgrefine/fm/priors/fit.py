@@ -5,9 +5,6 @@ angle, 1 for a dihedral (`estimators`). A row with n observations is drawn towar
 is part of, with the weight n/(n + n0), n0 = `shrinkage_frames` (`inversion.shrunk`). Observations are
 counted as they come; they are correlated in time, so that n0 must be thought of in the same units.
 Temperatures are never pooled: -kT ln p is a free energy at one T.
-
-`weights` multiply the energies after the fit, as older models had it. A term scaled by w is a term at T/w:
-its marginal alone is then p^w, broader for w < 1, and the ensemble is no longer that of the data.
 """
 
 from dataclasses import dataclass, replace
@@ -15,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from cgrefine.config.schema import EnergyWeights, Priors, Walls
+from cgrefine.config.schema import Priors, Walls
 from cgrefine.data.store import Dataset
 from cgrefine.errors import InputError
-from cgrefine.fm.priors import bootstrap, diagnostics, forms, marginals
-from cgrefine.fm.priors.bootstrap import TEMPERATURE_TOLERANCE_K, Counts, Training, training_frames
+from cgrefine.fm.priors import bootstrap, diagnostics, marginals
+from cgrefine.fm.priors.bootstrap import TEMPERATURE_TOLERANCE_K, Counts, Training
+from cgrefine.fm.priors.bootstrap import training_frames as training_frames
 from cgrefine.fm.priors.classes import KINDS, Kind, Scheme, labels
 from cgrefine.fm.priors.estimators import (
     TRANS_MIN_A,
@@ -31,14 +29,12 @@ from cgrefine.fm.priors.estimators import (
     inverted,
     with_harmonics,
 )
+from cgrefine.fm.priors.facts import Params, facts_of, weighted
 from cgrefine.fm.priors.inversion import schemes_down_to
 from cgrefine.fm.priors.marginals import Histogram, Marginals
 from cgrefine.fm.priors.pairs import pair_params
 from cgrefine.units import thermal_energy
 
-__all__ = ["FittedPriors", "fit_priors", "inversion_temperature", "training_frames", "training_marginals"]
-
-Params = dict[str, dict[str, np.ndarray]]
 Harmonics = dict[Scheme, np.ndarray]
 """Number of dihedral harmonics of each row of each scheme."""
 
@@ -50,8 +46,9 @@ BONDED: tuple[Kind, ...] = KINDS
 class FittedPriors:
     """facts and params as `terms.prior_terms` reads them; marginals: the counts that were inverted.
 
-    diagnostics: JSON-able; frames, runs, temperature_K, cis_bond_fraction, angle_range_deg, observations
-    and agreement of each row with data (see `diagnostics.agreement`), harmonics, weights, bootstrap.
+    diagnostics: JSON-able; frames, runs, rounds (steps of `iterate`), temperature_K, cis_bond_fraction,
+    angle_range_deg, observations and agreement of each row with data (see `diagnostics.agreement`),
+    harmonics (of each row of each scheme, when chosen), weights, bootstrap.
     errors: standard errors of params by bootstrap of runs, the same tree; bands: for each bonded term
     (x, standard error of each row's energy (rows, points) in kcal/mol, with its mean over the row's data
     taken off). Both None without bootstrap.
@@ -85,12 +82,13 @@ def fit_priors(dataset: Dataset, cfg: Priors) -> FittedPriors:
     chosen = harmonics(training, cfg)
     estimators = estimators_of(cfg, low, high, chosen)
     q = quantities(estimators, bonded_counts(counts, cfg), cfg)
-    _require_estimates(q, cfg)
+    require_estimates(q, cfg)
     params = {**bonded_params(estimators, q, kT), **pair_params(counts.distance, cfg)}
     facts = facts_of(cfg, low, high)
     report = {
         **_report(training, cfg),
         "temperature_K": temperature_K,
+        "rounds": 0,
         "angle_range_deg": [float(np.degrees(low)), float(np.degrees(high))],
         "harmonics": chosen and {scheme: rows.tolist() for scheme, rows in chosen.items()},
     }
@@ -191,7 +189,9 @@ def quantities(
 ) -> dict[Kind, np.ndarray]:
     """q of each bonded term from counts (rows, bins) by kind, see `estimators.inverted`."""
     return {
-        kind: inverted(estimator, counts[kind], cfg.shrinkage_frames, coupling and coupling[kind])
+        kind: inverted(
+            estimator, counts[kind], cfg.shrinkage_frames, None if coupling is None else coupling[kind]
+        )
         for kind, estimator in estimators.items()
     }
 
@@ -201,77 +201,6 @@ def bonded_params(estimators: dict[Kind, Estimator], q: dict[Kind, np.ndarray], 
     return {kind: estimator.params(q[kind], kT) for kind, estimator in estimators.items()}
 
 
-def facts_of(cfg: Priors, low: float, high: float) -> dict[str, Any]:
-    """The terms as `terms.prior_terms` reads them; low, high: the angle range, rad."""
-    angle, dihedral, repulsion = cfg.angle, cfg.dihedral, cfg.repulsion
-    walls = {"low": low, "high": high, "wall_k": angle.walls.angle_k}
-    damped = dihedral.damping_from_deg
-    wca = repulsion.form == "wca"
-    terms: list[dict[str, Any]] = [
-        {"name": "bond", "kind": "bond", "form": cfg.bond.form, "classes": cfg.bond.classes},
-        {
-            **{"name": "angle", "kind": "angle", "form": angle.form, "classes": angle.classes},
-            **({} if angle.form == "harmonic" else walls),
-        },
-        {
-            **{"name": "dihedral", "kind": "dihedral", "form": dihedral.form, "classes": dihedral.classes},
-            "damping": None if damped is None else [float(np.radians(damped)), float(np.pi)],
-        },
-        {
-            **{"name": "repulsion", "kind": "pair", "form": repulsion.form},
-            "epsilon": repulsion.epsilon_kcal_mol,
-            **({} if wca else {"exponent": repulsion.exponent}),
-            "cutoff_A": forms.WCA_CUTOFF * repulsion.sigma_max_A if wca else repulsion.cutoff_A,
-            "min_separation": repulsion.min_separation,
-            "max_separation": None,
-        },
-    ]
-    if (volume := cfg.excluded_volume) is not None:
-        terms.append(
-            {
-                **{"name": "excluded_volume", "kind": "pair", "form": "power"},
-                "epsilon": volume.epsilon_kcal_mol,
-                "exponent": volume.exponent,
-                "cutoff_A": volume.cutoff_A,
-                "min_separation": volume.min_separation,
-                "max_separation": volume.max_separation,
-            }
-        )
-    if (charged := cfg.electrostatics) is not None:
-        terms.append(
-            {
-                **{"name": "electrostatics", "kind": "pair", "form": "debye_huckel"},
-                "dielectric": charged.dielectric,
-                "debye_length_A": charged.debye_length_A,
-                "cutoff_A": charged.cutoff_A,
-                "min_separation": charged.min_separation,
-                "max_separation": None,
-            }
-        )
-    return {"terms": terms}
-
-
-_SCALED_PARAMS = ("k", "coefficients", "cos", "sin")
-_SCALED_FACTS = ("wall_k", "epsilon")
-
-
-def weighted(facts: dict[str, Any], params: Params, weights: EnergyWeights) -> tuple[dict[str, Any], Params]:
-    """Facts and parameters of the terms times their weights: what the energies are linear in is multiplied.
-
-    A term scaled by w is a term at T/w. Terms that have no weight in `EnergyWeights` stay as they are.
-    """
-    factor = {entry["name"]: getattr(weights, entry["name"], 1.0) for entry in facts["terms"]}
-    terms = [
-        {key: value * factor[e["name"]] if key in _SCALED_FACTS else value for key, value in e.items()}
-        for e in facts["terms"]
-    ]
-    scaled = {
-        name: {key: leaf * factor[name] if key in _SCALED_PARAMS else leaf for key, leaf in group.items()}
-        for name, group in params.items()
-    }
-    return {**facts, "terms": terms}, scaled
-
-
 def with_agreement(fitted: FittedPriors) -> FittedPriors:
     """With diagnostics["agreement"] of its facts, parameters and marginals."""
     kT = thermal_energy(fitted.temperature_K)
@@ -279,7 +208,8 @@ def with_agreement(fitted: FittedPriors) -> FittedPriors:
     return replace(fitted, diagnostics={**fitted.diagnostics, "agreement": found})
 
 
-def _require_estimates(q: dict[Kind, np.ndarray], cfg: Priors) -> None:
+def require_estimates(q: dict[Kind, np.ndarray], cfg: Priors) -> None:
+    """Raises InputError when bonds or angles gave no estimate."""
     if not np.isfinite(q["bond"]).all():
         raise InputError("priors: the training frames hold no trans bond to invert")
     if not np.isfinite(q["angle"]).all():
