@@ -105,8 +105,9 @@ def first_epoch(curve: Sequence[tuple[int, float]], target: float) -> int | None
 
 def reached(epochs: Sequence[int | None], budget: int) -> Reached:
     """Statistics of epochs to a loss that are censored at the budget."""
-    mean, stderr, _ = summary(epochs) if None not in epochs else Summary(None, None, ())
-    median = statistics.median([math.inf if e is None else float(e) for e in epochs])
+    times = [math.inf if epoch is None else float(epoch) for epoch in epochs]
+    mean, stderr, _ = summary(times) if None not in epochs else Summary(None, None, ())
+    median = statistics.median(times)
     return Reached(tuple(epochs), budget, mean, stderr, median if math.isfinite(median) else None)
 
 

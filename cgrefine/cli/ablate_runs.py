@@ -82,7 +82,8 @@ def read_run(folder: Path, variant: str, seed: int, discard_fraction: float) -> 
 
 
 def _value(metric: Any) -> float | None:
-    return metric["value"] if isinstance(metric, dict) else metric
+    value = metric["value"] if isinstance(metric, dict) else metric
+    return None if value is None else float(value)
 
 
 def _unit(metric: Any) -> str | None:
