@@ -31,7 +31,7 @@ from cgrefine.residues import RESIDUES
 from cgrefine.system import Topology
 from cgrefine.versions import refuse_miscompiling
 
-FORMAT = 1
+FORMAT = 2
 META, REFERENCE, LAMMPS = "meta.json", "reference.npz", "lammps"
 STABLEHLO, TEXT = "network.stablehlo", "network.mlir"
 UNITS = {
@@ -91,7 +91,8 @@ def write_bundle(
 
     positions (f, n, 3) Å: frames of the molecule; all of them decide how many edges the network has room
     for, and settings.reference_frames of them, evenly spaced, are the reference. Raises ValueError when
-    the model cannot leave: more than one network or pair term, or an operation that is not portable.
+    the model cannot leave: more than one network, a damping LAMMPS does not have, or an operation that is
+    not portable.
     """
     networks = [t for t in model.terms if isinstance(t, NetworkTerm)]
     if len(networks) > 1:
@@ -104,15 +105,13 @@ def write_bundle(
         described = _write_network(folder, networks[0], params, positions, settings)
     _write_reference(folder / REFERENCE, topology, frames, term_values(model, params, topology, frames))
     write_files(folder / LAMMPS, model, params, topology, frames[0], name)
-    pairs = [t for t in model.terms if isinstance(t, PairTerm)]
     meta = {
         "format": FORMAT,
         "domain": name,
         "units": UNITS,
         "species_order": RESIDUES,
         "n_beads": topology.n_beads,
-        "terms": [{"name": t.name, "kind": _kind(t), "cutoff_A": t.cutoff_A} for t in model.terms],
-        "pair_min_separation": pairs[0].min_separation if pairs else None,
+        "terms": [_described(t) for t in model.terms],
         "network": described,
         "versions": {
             "cgrefine": cgrefine.__version__,
@@ -212,7 +211,12 @@ def _check_files(folder: Path, hashes: Mapping[str, str]) -> None:
             raise InputError(f"{path}: the content is not what {META} records (sha256 differs)")
 
 
-def _kind(term: BondedTerm | PairTerm | NetworkTerm) -> str:
+def _described(term: BondedTerm | PairTerm | NetworkTerm) -> dict[str, Any]:
+    """A term in meta.json: its kind, cutoff (Å), damping of angles (rad) or window of separations."""
     if isinstance(term, BondedTerm):
-        return term.kind
-    return "pair" if isinstance(term, PairTerm) else "network"
+        own = {"kind": term.kind, "damping": term.damping}
+    elif isinstance(term, PairTerm):
+        own = {"kind": "pair", "min_separation": term.min_separation, "max_separation": term.max_separation}
+    else:
+        own = {"kind": "network"}
+    return {"name": term.name, "cutoff_A": term.cutoff_A, **own}

@@ -14,8 +14,8 @@ from cgrefine.data.store import write_domain, write_index
 from cgrefine.errors import InputError
 from cgrefine.fm import forcefield
 from cgrefine.fm.models.registry import network_term
-from cgrefine.fm.priors.terms import prior_facts
 from tests.export import toy
+from tests.fm import prior_facts
 
 pytestmark = pytest.mark.lammps
 
@@ -35,14 +35,11 @@ def made(root, name, config) -> Stage:
 
 
 def small_force_field() -> forcefield.ForceField:
-    rng = np.random.default_rng(0)
-    facts = prior_facts(1.4, 2.7, 100.0, 12, 3, 1.0, 12, 6.5, 3)
-    priors = {
-        "bond": {"k": np.array([150.0, 120.0]), "r0": np.array([3.82, 3.7])},
-        "angle": {"coefficients": rng.normal(size=(5, 12))},
-        "dihedral": {"cos": rng.normal(size=(3, 3)), "sin": rng.normal(size=(3, 3))},
-        "repulsion": {"sigma": np.full((20, 20), 3.9)},
-    }
+    facts = prior_facts.FULL
+    priors = prior_facts.all_params(facts)
+    priors["bond"]["x0"] = np.array([3.82, 3.85, 2.95])
+    for name in ("repulsion", "excluded_volume"):
+        priors[name] = {"sigma": np.full((20, 20), 3.9)}
     section = Model(name="allegro", cutoff_A=10.0, channels=4, hidden=8, layers=1, l_max=1, n_bessel=6)
     network = {**section.model_dump(), "avg_neighbors": 8.0}
     params = jax.tree.map(np.asarray, network_term(network).init(jax.random.key(0)))

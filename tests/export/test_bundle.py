@@ -34,7 +34,10 @@ def test_a_bundle_says_what_it_is(bundle):
     meta = bundle.meta
     assert meta["species_order"] == list(RESIDUES)
     assert [t["name"] for t in meta["terms"]] == ["bond", "angle", "dihedral", "repulsion", "network"]
-    assert meta["pair_min_separation"] == 3
+    described = {t["name"]: t for t in meta["terms"]}
+    window = {"kind": "pair", "min_separation": 3, "max_separation": None}
+    assert described["repulsion"] == {"name": "repulsion", "cutoff_A": 6.5, **window}
+    assert described["dihedral"]["damping"] is None
     arguments = meta["network"]["signature"]["arguments"]
     assert [a["name"] for a in arguments] == ["positions", "species", "senders", "receivers", "edge_mask"]
     assert arguments[0] == {"name": "positions", "dtype": "float32", "shape": [24, 3]}

@@ -9,12 +9,16 @@ import pytest
 from cgrefine.energy import BondedTerm, PairTerm, SumOfTerms
 from cgrefine.export import tables
 from cgrefine.export.bundle import Bundle
-from cgrefine.export.lammps_native import pseudo_bonds, write_files
+from cgrefine.export.lammps_native import write_files
 from cgrefine.export.lammps_run import RunSettings, run
+from cgrefine.export.lammps_terms import near_pairs
 from cgrefine.export.verify import model_force_errors, term_values
+from cgrefine.fm.priors.terms import prior_terms
+from cgrefine.fm.priors.terms import term as prior_term
 from cgrefine.system import topology_from_species
 from tests.chains import chain_from_internal
 from tests.export import toy
+from tests.fm import prior_facts
 
 pytestmark = pytest.mark.lammps
 
@@ -29,13 +33,18 @@ def simulated(folder, model, params, topology, start, settings=SETTINGS):
     return result
 
 
+def check_forces(model, params, topology, result, limit):
+    """Forces at step 0 and at the last step."""
+    errors = model_force_errors(model, params, topology, result.positions, result.forces)
+    assert max(e.max_error for e in errors) < limit
+    assert min(e.rms for e in errors) > 0.1
+
+
 def check_equal(tmp_path, term, params, limit, energy_limit=1e-6, settings=SETTINGS):
     """LAMMPS energy and forces of one term, at step 0 and some steps on, equal JAX float64."""
     topology, model = toy.topology(), SumOfTerms((term,))
     result = simulated(tmp_path, model, params, topology, toy.frames()[0], settings)
-    errors = model_force_errors(model, params, topology, result.positions, result.forces)
-    assert max(e.max_error for e in errors) < limit
-    assert min(e.rms for e in errors) > 0.1
+    check_forces(model, params, topology, result, limit)
     expected = term_values(model, params, topology, result.positions)[term.name].energy
     assert result.energy == pytest.approx(expected, abs=energy_limit)
 
@@ -75,22 +84,147 @@ def test_dihedral_has_the_iupac_sign(tmp_path, degrees):
     assert result.energy[0] == pytest.approx(5.0 * np.sin(np.deg2rad(degrees)), abs=1e-8)
 
 
+def soft(name="soft", first=3, last=None, reach=12.0):
+    """A pair force of long range, which bonded and second neighbours would feel at once."""
+
+    def scalar(p, r, a, b):
+        return p * (1.0 - r / reach) ** 3 * (1 + a) * (1 + b)
+
+    return PairTerm(name, reach, first, scalar, last)
+
+
 @pytest.mark.parametrize("separation", [1, 2, 3, 5])
 def test_pairs_act_from_their_separation_on(tmp_path, separation):
-    """A soft pair force of long range, which bonded and second neighbours would feel at once; two chains.
+    """A soft pair force of long range; two chains.
 
     Few steps: nothing keeps beads from falling into each other, where a table in r² is coarse.
     """
-    pair = PairTerm(
-        "soft", 12.0, separation, lambda p, r, a, b: p * (1.0 - r / 12.0) ** 3 * (1 + a) * (1 + b)
-    )
-    check_equal(tmp_path, pair, {"soft": 0.05}, 1e-8, settings=dataclasses.replace(SETTINGS, steps=20))
+    few = dataclasses.replace(SETTINGS, steps=20)
+    check_equal(tmp_path, soft(first=separation), {"soft": 0.05}, 1e-8, settings=few)
 
 
-def test_pseudo_bonds_stay_within_a_chain():
-    topology = topology_from_species(np.zeros(7, int), breaks=(4,))
-    assert pseudo_bonds(topology, 3).tolist() == [[0, 2], [1, 3], [4, 6]]
-    assert pseudo_bonds(topology, 2).tolist() == []
+@pytest.mark.parametrize("last", [1, 2, 5])
+@pytest.mark.parametrize("first", [1, 2])
+def test_pairs_act_in_a_window(tmp_path, first, last):
+    """A term of near pairs alone: nothing acts far along the chain."""
+    if last < first:
+        pytest.skip("an empty window")
+    few = dataclasses.replace(SETTINGS, steps=20)
+    check_equal(tmp_path, soft(first=first, last=last), {"soft": 0.05}, 1e-7, settings=few)
+
+
+def test_several_pair_terms_with_their_own_windows_and_cutoffs(tmp_path):
+    """One from 3 on, one from 1 to 4, one from 6 on with a longer reach."""
+    model = SumOfTerms((soft(), soft("near", 1, 4, 9.0), soft("long", 6, None, 16.0)))
+    params = {"soft": 0.02, "near": -0.03, "long": 0.01}
+    few = dataclasses.replace(SETTINGS, steps=20)
+    result = simulated(tmp_path, model, params, toy.topology(), toy.frames()[0], few)
+    check_forces(model, params, toy.topology(), result, 1e-5)
+
+
+def test_near_pairs_are_those_where_not_the_usual_terms_act():
+    """Two chains of four and three: separation 2 for a term from 3 on; with a window also where it acts."""
+    topology, usual = topology_from_species(np.zeros(7, int), breaks=(4,)), soft()
+    window = soft("near", 2, 3)
+    assert [n[:2] for n in near_pairs(topology, [usual])] == [(0, 2), (1, 3), (4, 6)]
+    assert near_pairs(topology, [soft(first=2)]) == near_pairs(topology, [soft(first=1)]) == []
+    found = {n[:2]: [t.name for t in n.terms] for n in near_pairs(topology, [usual, window])}
+    assert found == {(0, 2): ["near"], (1, 3): ["near"], (4, 6): ["near"], (0, 3): ["soft", "near"]}
+    assert [n[:2] for n in near_pairs(topology, [soft(first=1), soft("near", 3, 3)])] == [
+        (0, 1), (0, 3), (1, 2), (2, 3), (4, 5), (5, 6),
+    ]  # fmt: skip
+
+
+def test_one_type_for_each_curve(tmp_path):
+    """Codes of one class share a curve: three types of bonds, and the pseudo-bonds."""
+    write_files(tmp_path / "lammps", toy.PRIORS, toy.params(), toy.topology(), toy.frames()[0], "test")
+    data = (tmp_path / "lammps" / "beads.data").read_text()
+    for line in ("4 bond types", "5 angle types", "3 dihedral types"):
+        assert f"\n{line}\n" in data
+    assert len(set(toy.topology().bond_types)) > 4
+
+
+def bent_chain(angles_deg, seed=4):
+    """Eight beads with the given six angles."""
+    phi = np.random.default_rng(seed).uniform(-np.pi, np.pi, 5)
+    return chain_from_internal(np.full(7, 3.8), np.deg2rad(angles_deg), phi)
+
+
+@pytest.mark.parametrize("angles_deg", [[100, 120, 140, 149, 110, 95], [151, 100, 165, 172, 178, 155]])
+def test_damped_dihedrals(tmp_path, angles_deg):
+    """dihedral table/cut is the product of both switches and the table, in and below the switching range."""
+    term = dataclasses.replace(toy.DIHEDRAL, damping=(np.deg2rad(150.0), np.pi))
+    topology, x, model = topology_from_species(np.arange(8)), bent_chain(angles_deg), SumOfTerms((term,))
+    few = dataclasses.replace(SETTINGS, steps=20)
+    result = simulated(tmp_path, model, toy.params(), topology, x, few)
+    check_forces(model, toy.params(), topology, result, 1e-7)
+    undamped = term_values(SumOfTerms((toy.DIHEDRAL,)), toy.params(), topology, x[None])["dihedral"].energy
+    damped = term_values(model, toy.params(), topology, x[None])["dihedral"].energy
+    assert (max(angles_deg) > 150) == (abs(damped[0] - undamped[0]) > 0.1)
+
+
+def test_damped_and_free_dihedrals_together(tmp_path):
+    """Three terms on the same quadruples: free, and damped from two angles on."""
+    others = [
+        BondedTerm(f"extra{low}", "dihedral", lambda p, phi, kind: p * jnp.sin(phi), (np.deg2rad(low), np.pi))
+        for low in (140.0, 160.0)
+    ]
+    model = SumOfTerms((toy.DIHEDRAL, *others))
+    params = {**toy.params(), "extra140.0": 2.0, "extra160.0": 1.5}
+    topology, x = topology_from_species(np.arange(8)), bent_chain([151, 100, 165, 172, 140, 155])
+    few = dataclasses.replace(SETTINGS, steps=20)
+    check_forces(model, params, topology, simulated(tmp_path, model, params, topology, x, few), 1e-7)
+
+
+def test_a_damping_that_lammps_does_not_have_is_refused(tmp_path):
+    model = SumOfTerms((dataclasses.replace(toy.DIHEDRAL, damping=(2.0, 3.0)),))
+    with pytest.raises(ValueError, match=r"'dihedral' is damped up to 171.887 degrees"):
+        write_files(tmp_path / "lammps", model, toy.params(), toy.topology(), toy.frames()[0], "test")
+
+
+def stretched(chain):
+    """The chain with two angles within the switching range of the dihedrals: 174 and 168 degrees."""
+    x = chain.copy()
+    for at, bend in ((3, 0.1), (17, 0.2)):
+        arm = (x[at] - x[at - 1]) / np.linalg.norm(x[at] - x[at - 1])
+        aside = np.cross(arm, [0.0, 0.0, 1.0])
+        to = arm + bend * aside / np.linalg.norm(aside)
+        x[at + 1 :] += x[at] + 3.8 * to / np.linalg.norm(to) - x[at + 1]
+    return x
+
+
+def test_the_whole_prior_with_its_optional_terms(tmp_path):
+    """All of them at two starts and 20 steps on; some angles nearly straight.
+
+    Walls and cutoffs jump in curvature between points of a table: within 1e-4 kcal/mol/Å.
+    """
+    model = SumOfTerms(prior_terms(prior_facts.FULL))
+    params, topology = prior_facts.all_params(prior_facts.FULL), toy.topology()
+    params["bond"]["x0"] = np.array([3.8, 3.85, 2.95])
+    for i, x in enumerate((toy.frames()[0], stretched(toy.frames()[1]))):
+        few = dataclasses.replace(SETTINGS, steps=20)
+        result = simulated(tmp_path / str(i), model, params, topology, x, few)
+        check_forces(model, params, topology, result, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "angle harmonic",
+        "angle polynomial",
+        "angle fourier",
+        "dihedral spline",
+        "dihedral periodic_sum",
+        "pair wca",
+    ],
+)
+def test_the_other_forms(tmp_path, name):
+    """WCA ends with a jump of its curvature at each pair's own distance: 1e-3, the others 1e-4."""
+    entry = prior_facts.ALL_FORMS[name]
+    params = {entry["name"]: prior_facts.params(entry)}
+    limit = 1e-3 if name == "pair wca" else 1e-4
+    few = dataclasses.replace(SETTINGS, steps=20)
+    check_equal(tmp_path, prior_term(entry), params, limit, energy_limit=1e-4, settings=few)
 
 
 def test_all_priors_together_conserve_energy(tmp_path):
@@ -109,15 +243,9 @@ def test_a_chain_too_short_for_angles(tmp_path):
     assert result.energy[0] == pytest.approx(0.5 * 100.0 * 0.3**2, abs=1e-9)
 
 
-def test_two_pair_terms_are_refused(tmp_path):
-    model = SumOfTerms((toy.REPULSION, toy.REPULSION))
-    with pytest.raises(ValueError, match="one pair term"):
-        write_files(tmp_path / "lammps", model, toy.params(), toy.topology(), toy.frames()[0], "test")
-
-
 def test_forces_in_the_tables_are_minus_the_slope_of_the_energies():
     x = tables.bond_grid()
-    for curve in tables.bonded_curves((toy.BOND,), toy.params(), x, 2):
+    for curve in tables.bonded_curves((toy.BOND,), toy.params(), x, [0, 14]):
         numeric = -np.gradient(curve.energy, x, edge_order=2)
         assert np.abs(curve.force - numeric)[1:-1].max() < 1e-6
         assert curve.end_slopes == pytest.approx((-100.0, -100.0))

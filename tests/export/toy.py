@@ -5,41 +5,45 @@ import jax.numpy as jnp
 import numpy as np
 
 from cgrefine.energy import BondedTerm, NetworkTerm, PairTerm, SumOfTerms
+from cgrefine.fm.priors.classes import rows
 from cgrefine.residues import species_from_sequence
 from cgrefine.system import Topology, topology_from_species
 from tests.chains import random_chain
 
 SEQUENCE_BREAKS = (14,)
+CIS_BEAD = 8
 CUTOFF_A = 6.5
 NETWORK_CUTOFF_A = 10.0
 
 
 def topology(n: int = 24) -> Topology:
-    """Two chains of six species, with every class of bond, angle and dihedral."""
-    species = np.resize(species_from_sequence("AGVWPAKPGAVK"), n)
-    return topology_from_species(species, breaks=SEQUENCE_BREAKS)
+    """Two chains of seven species, every class of bond, angle and dihedral, charges; one bond is cis."""
+    species = np.resize(species_from_sequence("AGVWPEKPGAVK"), n)
+    return topology_from_species(species, breaks=SEQUENCE_BREAKS, cis=(CIS_BEAD,))
 
 
 def frames(n: int = 24, count: int = 4) -> np.ndarray:
-    """Frames (count, n, 3) Å: one random chain, perturbed."""
+    """Frames (count, n, 3) Å: one random chain, its cis bond made short, perturbed."""
     rng = np.random.default_rng(3)
     chain = random_chain(n, seed=8)
+    link = chain[CIS_BEAD] - chain[CIS_BEAD - 1]
+    chain[CIS_BEAD:] -= link * (1.0 - 2.95 / np.linalg.norm(link))
     return chain + rng.normal(scale=0.1, size=(count, n, 3))
 
 
 def _bond(params, r, kind):
-    return 0.5 * params["k"] * (r - params["r0"][kind]) ** 2
+    return 0.5 * params["k"] * (r - params["r0"][jnp.asarray(rows("bond", "class"))[kind]]) ** 2
 
 
 def _angle(params, theta, kind):
-    a = params["a"][kind]
+    a = params["a"][jnp.asarray(rows("angle", "class"))[kind]]
     return a * jnp.cos(2.0 * theta) + 3.0 * jnp.sin(theta) + 10.0 * (jnp.cos(theta) + 0.2) ** 2
 
 
 def _dihedral(params, phi, kind):
     n = jnp.arange(1, 4)
-    phase = n * phi[..., None]
-    return jnp.sum(params["cos"][kind] * jnp.cos(phase) + params["sin"][kind] * jnp.sin(phase), axis=-1)
+    phase, row = n * phi[..., None], jnp.asarray(rows("dihedral", "class"))[kind]
+    return jnp.sum(params["cos"][row] * jnp.cos(phase) + params["sin"][row] * jnp.sin(phase), axis=-1)
 
 
 def _repulsion(params, r, first, second):
@@ -88,7 +92,7 @@ def params() -> dict:
     """Parameters of every term; the dihedral has sines, so that its mirror image has another energy."""
     rng = np.random.default_rng(1)
     return {
-        "bond": {"k": 100.0, "r0": np.array([3.8, 3.7])},
+        "bond": {"k": 100.0, "r0": np.array([3.8, 3.7, 2.95])},
         "angle": {"a": rng.normal(size=5)},
         "dihedral": {"cos": rng.normal(size=(3, 3)), "sin": rng.normal(size=(3, 3))},
         "repulsion": {"sigma": np.linspace(3.6, 4.2, 20)},
