@@ -76,7 +76,17 @@ def gathered(frames: FrameSet, fixed: SumOfTerms, fixed_params: Params, edges: b
     mine = READING._replace(share=(jax.process_index(), jax.process_count()))
     batches = [_slim(batch) for _, batch in each(sweep(frames, budget, mine))]
 
-    def residual(params: Params, stack: Batch) -> tuple[Array, Array, Array]:
+    stacked = _shared_out(batches, mesh)
+    left, squares, components = _residual(fixed, mesh, fixed_params, stacked)
+    listed = stacked.neighbors if edges else jax.jit(_no_edges)(stacked.neighbors)
+    return FullBatch(stacked._replace(target_forces=left, neighbors=listed), squares, components)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _residual(fixed: SumOfTerms, mesh: Mesh, params: Params, batches: Batch) -> tuple[Array, Array, Array]:
+    """Target forces less those of the fixed terms; the sum of squares before, and how many components."""
+
+    def on_device(params: Params, batches: Batch) -> tuple[Array, Array, Array]:
         def body(sums: Array, batch: Batch) -> tuple[Array, Array]:
             x = jnp.asarray(batch.positions).astype(sums.dtype)
             target = jnp.asarray(batch.target_forces).astype(sums.dtype)
@@ -85,71 +95,68 @@ def gathered(frames: FrameSet, fixed: SumOfTerms, fixed_params: Params, edges: b
             count = 3.0 * jnp.sum(batch.weight.astype(sums.dtype))
             return sums + jnp.stack([squares, count]), (target - forces).astype(jnp.float32)
 
-        sums, left = jax.lax.scan(body, jnp.zeros(2), stack)
+        sums, left = jax.lax.scan(body, jnp.zeros(2), batches)
         squares, components = jax.lax.psum(sums, AXIS)
         return left, squares, components
 
-    @jax.jit
-    def prepared(params: Params, stack: Batch) -> FullBatch:
-        left, squares, components = _on_all(residual, mesh, (SHARED, EVERYWHERE, EVERYWHERE))(params, stack)
-        listed = stack.neighbors
-        if not edges:
-            listed = Neighbors(*(leaf[:, :0] for leaf in listed[:3]), overflow=listed.overflow)
-        return FullBatch(stack._replace(target_forces=left, neighbors=listed), squares, components)
-
-    return prepared(fixed_params, _shared_out(batches, mesh))
+    return _on_all(on_device, mesh, (SHARED, EVERYWHERE, EVERYWHERE))(params, batches)
 
 
-def misfit(model: SumOfTerms, mesh: Mesh) -> Callable[[Params, FullBatch], Array]:
-    """misfit(params, full) -> (): Σ |F - F_model|² / Σ |F_all|², which is 1 for forces of zero.
+def _no_edges(listed: Neighbors) -> Neighbors:
+    return Neighbors(*(leaf[:, :0] for leaf in listed[:3]), overflow=listed.overflow)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def misfit(model: SumOfTerms, mesh: Mesh, params: Params, full: FullBatch) -> Array:
+    """Σ |F - F_model|² / Σ |F_all|², (): 1 for forces of zero when no term is fixed.
 
     Its gradient by params is computed along with the value, batch by batch, so that the memory of one batch
-    is enough; derivatives by the frames are none, and second ones not there.
+    is enough. There are no derivatives by the frames, and no second ones.
     """
+    return _misfit_and_gradient(model, mesh, params, full)[0]
+
+
+def _misfit_and_gradient(
+    model: SumOfTerms, mesh: Mesh, params: Params, full: FullBatch
+) -> tuple[Array, Params]:
+    dtype = jax.tree.leaves(params)[0].dtype
 
     def squares_of(params: Params, batch: Batch) -> Array:
-        dtype = jax.tree.leaves(params)[0].dtype
         x = jnp.asarray(batch.positions).astype(dtype)
         forces = energy.forces(model, params, x, batch.system, batch.neighbors)
         return loss.force_squares(forces, batch.target_forces.astype(dtype), batch.weight)
 
-    def on_device(params: Params, stack: Batch) -> tuple[Array, Params]:
+    def on_device(params: Params, batches: Batch) -> tuple[Array, Params]:
         def body(sums: Any, batch: Batch) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, sums, jax.value_and_grad(squares_of)(params, batch)), None
 
-        zero = jnp.zeros((), jax.tree.leaves(params)[0].dtype)
-        sums, _ = jax.lax.scan(body, (zero, jax.tree.map(jnp.zeros_like, params)), stack)
-        return jax.lax.psum(sums, AXIS)
+        zero = (jnp.zeros((), dtype), jax.tree.map(jnp.zeros_like, params))
+        return jax.lax.psum(jax.lax.scan(body, zero, batches)[0], AXIS)
 
-    both = _on_all(on_device, mesh, EVERYWHERE)
+    sums = _on_all(on_device, mesh, EVERYWHERE)(params, full.batches)
+    return jax.tree.map(lambda leaf: leaf / full.squares, sums)
 
-    def value_and_gradient(params: Params, full: FullBatch) -> tuple[Array, Params]:
-        return jax.tree.map(lambda leaf: leaf / full.squares, both(params, full.batches))
 
-    @jax.custom_vjp
-    def value(params: Params, full: FullBatch) -> Array:
-        return value_and_gradient(params, full)[0]
+def _backward(model: SumOfTerms, mesh: Mesh, gradient: Params, cotangent: Array) -> tuple[Params, None]:
+    del model, mesh
+    return jax.tree.map(lambda leaf: cotangent * leaf, gradient), None
 
-    def backward(gradient: Params, cotangent: Array) -> tuple[Params, None]:
-        return jax.tree.map(lambda leaf: cotangent * leaf, gradient), None
 
-    value.defvjp(value_and_gradient, backward)
-    return value
+misfit.defvjp(_misfit_and_gradient, _backward)
 
 
 def curvature(
-    model: SumOfTerms, to_params: Callable[[Params], Params], mesh: Mesh
-) -> Callable[[Params, FullBatch], Params]:
-    """curvature(z, full) -> ½ of the diagonal of the Gauss-Newton Hessian of `misfit`, an estimate.
+    model: SumOfTerms, mesh: Mesh, to_params: Callable[[Params], Params], z: Params, full: FullBatch
+) -> Params:
+    """Half the diagonal, by z, of the Gauss-Newton Hessian of `misfit` at to_params(z): an estimate.
 
     With v of random signs for each force component, E[(Jᵀv)²] is the diagonal of JᵀJ (Bekas et al., Appl.
     Numer. Math. 57, 1214 (2007)): J are the derivatives of all force components by z, v from PROBES draws.
     The signs are a hash of the positions, so that they do not depend on how frames are packed.
     """
+    dtype = jax.tree.leaves(z)[0].dtype
 
-    def on_device(z: Params, stack: Batch) -> Params:
-        dtype = jax.tree.leaves(z)[0].dtype
-
+    def on_device(z: Params, batches: Batch) -> Params:
         def body(sums: Params, batch: Batch) -> tuple[Params, None]:
             x = jnp.asarray(batch.positions).astype(dtype)
 
@@ -164,14 +171,10 @@ def curvature(
             )
             return jax.tree.map(lambda total, d: total + jnp.mean(d**2, axis=0), sums, drawn), None
 
-        return jax.lax.psum(jax.lax.scan(body, jax.tree.map(jnp.zeros_like, z), stack)[0], AXIS)
+        return jax.lax.psum(jax.lax.scan(body, jax.tree.map(jnp.zeros_like, z), batches)[0], AXIS)
 
-    def diagonal(z: Params, full: FullBatch) -> Params:
-        return jax.tree.map(
-            lambda leaf: leaf / full.squares, _on_all(on_device, mesh, EVERYWHERE)(z, full.batches)
-        )
-
-    return diagonal
+    sums = _on_all(on_device, mesh, EVERYWHERE)(z, full.batches)
+    return jax.tree.map(lambda leaf: leaf / full.squares, sums)
 
 
 def random_signs(positions: Float[Array | np.ndarray, "beads 3"], draw: Any) -> Float[Array, "beads 3"]:

@@ -12,7 +12,9 @@ search would stop there. LBFGS with zoom line search: Nocedal & Wright, Numerica
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -31,6 +33,7 @@ from cgrefine.errors import InputError
 from cgrefine.fm import snapshots
 from cgrefine.fm.priors import full_batch, parameters
 from cgrefine.fm.priors.full_batch import FullBatch
+from cgrefine.fm.priors.parameters import Scaling
 from cgrefine.fm.priors.terms import prior_terms
 from cgrefine.units import thermal_energy
 
@@ -91,13 +94,50 @@ class Refitted(NamedTuple):
         return self.reason in ("gradient_norm", "plateau")
 
 
-class Problem(NamedTuple):
-    """objective(u, full) -> (loss, (force, penalty)); to_params(u): all prior parameters; z = widths · u."""
+class Task(NamedTuple):
+    """What an objective is computed from, arrays. fitted: parameters at z = 0 of the terms that are fitted;
 
-    objective: Callable[[Params, FullBatch], tuple[Array, tuple[Array, Array]]]
-    to_params: Callable[[Params], dict[str, dict[str, Any]]]
-    widths: Params
+    widths: of z, like u: z = widths · u; penalty (): see Refit.
+    """
+
     full: FullBatch
+    fitted: Params
+    widths: Params
+    penalty: Array
+
+
+@dataclass(frozen=True)
+class Objective:
+    """L as a function of u and a task. Equal objectives are equally hashed and share compilations."""
+
+    model: SumOfTerms
+    scales: Scaling
+    mesh: Mesh
+
+    def __call__(self, u: Params, task: Task) -> tuple[Array, tuple[Array, Array]]:
+        """L, and its parts: the force error and the penalty."""
+        z = jax.tree.map(jnp.multiply, task.widths, u)
+        force: Any = full_batch.misfit(self.model, self.mesh, self.params(z, task.fitted), task.full)
+        penalty = task.penalty * parameters.mean_square(z)
+        return force + penalty, (force, penalty)
+
+    def params(self, z: Params, fitted: Params) -> Params:
+        """Parameters of the model at z."""
+        return jax.tree.map(jnp.asarray, self.scales.params(fitted, z))
+
+
+class Problem(NamedTuple):
+    """params: of all terms, at the start; those that are not fitted are in the task's target forces."""
+
+    objective: Objective
+    task: Task
+    params: dict[str, dict[str, np.ndarray]]
+
+    def params_at(self, u: Params) -> dict[str, dict[str, np.ndarray]]:
+        """All prior parameters at u, float64."""
+        with jax.enable_x64(True):
+            z = jax.tree.map(jnp.multiply, self.task.widths, u)
+            return jax.tree.map(np.asarray, self.objective.scales.params(self.params, z))
 
 
 def refit(
@@ -151,7 +191,10 @@ def posed(
     temperature_K: float,
     mesh: Mesh,
 ) -> Problem:
-    """The objective and the frames it is computed on, with the forces of the other terms subtracted."""
+    """The objective and the frames it is computed on, with the forces of the other terms subtracted.
+
+    Raises InputError on a term that is not there, and on forces that are not finite or all zero.
+    """
     model = SumOfTerms(prior_terms(facts))
     names = [term.name for term in model.terms]
     if unknown := [name for name in settings.terms if name not in names]:
@@ -162,49 +205,28 @@ def posed(
     scales = parameters.scaling(own, params, thermal_energy(temperature_K))
     start = {name: {k: np.asarray(v, np.float64) for k, v in params[name].items()} for name in names}
     moving = {term.name: start[term.name] for term in fitted.terms}
-
-    def moved(z: Params) -> Params:
-        return jax.tree.map(jnp.asarray, scales.params(moving, z))
-
+    objective = Objective(fitted, scales, mesh)
     with jax.enable_x64(True):
         rest = {term.name: start[term.name] for term in others.terms}
         full = full_batch.gathered(frames, others, rest, fitted.cutoff_A > 0, mesh)
-        zeros = scales.zeros(start, jnp.float64)
-        slope = jax.jit(full_batch.curvature(fitted, moved, mesh))(zeros, full)
-        floor = settings.penalty / sum(leaf.size for leaf in jax.tree.leaves(zeros))
-        widths = jax.tree.map(lambda half: np.asarray(1.0 / jnp.sqrt(2.0 * (half + floor))), slope)
-    error = full_batch.misfit(fitted, mesh)
-
-    def objective(u: Params, full: FullBatch) -> tuple[Array, tuple[Array, Array]]:
-        z = jax.tree.map(jnp.multiply, widths, u)
-        force, penalty = error(moved(z), full), settings.penalty * parameters.mean_square(z)
-        return force + penalty, (force, penalty)
-
-    def to_params(u: Params) -> dict[str, dict[str, Any]]:
-        return scales.params(start, jax.tree.map(jnp.multiply, widths, u))
-
-    return Problem(objective, to_params, widths, full)
+        if not 0.0 < float(full.squares) < math.inf:
+            raise InputError(
+                f"priors.refit: the forces of the {len(frames)} chosen frames have a sum of squares of "
+                f"{float(full.squares):g}: it must be above 0 and finite"
+            )
+        task = Task(full, moving, scales.zeros(start, jnp.float64), jnp.asarray(settings.penalty))
+        return Problem(objective, task._replace(widths=_widths(objective, task)), start)
 
 
 def begun(problem: Problem, settings: Refit, z: Params | None = None) -> Snapshot:
     """Before the first iteration, at z (default: the inverted values)."""
-
-    @jax.jit
-    def start(u: Params, full: FullBatch) -> tuple[Any, Array]:
-        (value, (force, penalty)), gradient = jax.value_and_grad(problem.objective, has_aux=True)(u, full)
-        state: Any = _optimizer().init(u)
-        norm = optax.tree.norm(gradient)
-        row = jnp.stack([value, force, penalty, norm, jnp.zeros_like(norm), jnp.ones_like(norm)])
-        return (*state[:-1], state[-1]._replace(value=value, grad=gradient)), row
-
     with jax.enable_x64(True):
-        u = jax.tree.map(jnp.zeros_like, problem.widths)
-        if z is not None:
-            u = jax.tree.map(jnp.divide, z, problem.widths)
-        opt_state, row = start(u, problem.full)
+        widths = problem.task.widths
+        u = jax.tree.map(jnp.zeros_like, widths) if z is None else jax.tree.map(jnp.divide, z, widths)
+        state, row = _first(problem.objective, u, problem.task)
         log = np.full((settings.max_steps + 1, len(row)), np.nan)
         log[0] = np.asarray(row)
-        return _on_host(Snapshot(0, u, opt_state, log, np.asarray([settings.penalty, log[0, 0], log[0, 3]])))
+        return _on_host(Snapshot(0, u, state, log, np.asarray([settings.penalty, log[0, 0], log[0, 3]])))
 
 
 def descent(problem: Problem, settings: Refit, start: Snapshot) -> Iterator[Snapshot]:
@@ -212,30 +234,49 @@ def descent(problem: Problem, settings: Refit, start: Snapshot) -> Iterator[Snap
 
     The same snapshot gives the same numbers, bit for bit.
     """
-    optimizer = _optimizer()
-
-    @jax.jit
-    def step(u: Params, state: Any, full: FullBatch) -> tuple[Params, Any, Array]:
-        line = state[-1]
-        updates, state = optimizer.update(
-            line.grad, state, u, value=line.value, grad=line.grad,
-            value_fn=lambda at: problem.objective(at, full)[0],
-        )  # fmt: skip
-        u, line = optax.apply_updates(u, updates), state[-1]
-        penalty = settings.penalty * parameters.mean_square(jax.tree.map(jnp.multiply, problem.widths, u))
-        evaluations = line.info.num_linesearch_steps.astype(penalty.dtype)
-        norm = optax.tree.norm(line.grad)
-        row = [line.value, line.value - penalty, penalty, norm, line.learning_rate, evaluations]
-        return u, state, jnp.stack(row)
-
     snapshot = start
     while ending(snapshot.log[: snapshot.iteration + 1], settings) is None:
         with jax.enable_x64(True):
-            u, state, row = step(snapshot.u, snapshot.opt_state, problem.full)
+            u, state, row = _step(problem.objective, snapshot.u, snapshot.opt_state, problem.task)
             log = snapshot.log.copy()
             log[snapshot.iteration + 1] = np.asarray(row)
             snapshot = _on_host(Snapshot(snapshot.iteration + 1, u, state, log, snapshot.problem))
         yield snapshot
+
+
+@partial(jax.jit, static_argnums=0)
+def _widths(objective: Objective, task: Task) -> Params:
+    """1/√h of every z at the start; task.widths hold zeros of its shapes."""
+    z, count = task.widths, sum(leaf.size for leaf in jax.tree.leaves(task.widths))
+    half = full_batch.curvature(
+        objective.model, objective.mesh, lambda z: objective.params(z, task.fitted), z, task.full
+    )
+    return jax.tree.map(lambda h: 1.0 / jnp.sqrt(2.0 * (h + task.penalty / count)), half)
+
+
+@partial(jax.jit, static_argnums=0)
+def _first(objective: Objective, u: Params, task: Task) -> tuple[Any, Array]:
+    """The state of the optimiser before its first step, and the first row of the log."""
+    (value, (force, penalty)), gradient = jax.value_and_grad(objective, has_aux=True)(u, task)
+    state: Any = _optimizer().init(u)
+    norm = optax.tree.norm(gradient)
+    row = jnp.stack([value, force, penalty, norm, jnp.zeros_like(norm), jnp.ones_like(norm)])
+    return (*state[:-1], state[-1]._replace(value=value, grad=gradient)), row
+
+
+@partial(jax.jit, static_argnums=0)
+def _step(objective: Objective, u: Params, state: Any, task: Task) -> tuple[Params, Any, Array]:
+    """One step of LBFGS: u, the state of the optimiser, and a row of the log."""
+    line = state[-1]
+    updates, state = _optimizer().update(
+        line.grad, state, u, value=line.value, grad=line.grad, value_fn=lambda at: objective(at, task)[0]
+    )
+    u, line = optax.apply_updates(u, updates), state[-1]
+    penalty = task.penalty * parameters.mean_square(jax.tree.map(jnp.multiply, task.widths, u))
+    evaluations = line.info.num_linesearch_steps.astype(penalty.dtype)
+    norm = optax.tree.norm(line.grad)
+    row = [line.value, line.value - penalty, penalty, norm, line.learning_rate, evaluations]
+    return u, state, jnp.stack(row)
 
 
 def ending(log: np.ndarray, settings: Refit) -> Reason | None:
@@ -270,9 +311,8 @@ def _ended(problem: Problem, course: Sequence[Snapshot], settings: Refit, frames
     reason = ending(rows, settings)
     assert reason is not None
     finite = [s for s in course if np.isfinite(s.log[s.iteration, 0])]
-    with jax.enable_x64(True):
-        params = jax.tree.map(np.asarray, problem.to_params((finite or course)[-1].u))
+    params = problem.params_at(finite[-1].u) if finite else problem.params
     log = tuple(Iteration(k, *map(float, row[:-1]), evaluations=int(row[-1])) for k, row in enumerate(rows))
-    unit = float(problem.full.squares) / float(problem.full.components)
+    unit = float(problem.task.full.squares) / float(problem.task.full.components)
     after = [entry.force for entry in log if math.isfinite(entry.force)] or [math.nan]
     return Refitted(params, log, reason, (unit * log[0].force, unit * after[-1]), frames)
