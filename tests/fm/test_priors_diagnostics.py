@@ -6,19 +6,21 @@ import numpy as np
 import pytest
 
 from cgrefine import energy, geometry, neighbors, system
+from cgrefine.config.schema import AnglePrior, Priors, Walls
 from cgrefine.energy import SumOfTerms
 from cgrefine.fm.priors import diagnostics, marginals
-from cgrefine.fm.priors.terms import prior_facts, prior_terms
+from cgrefine.fm.priors.facts import facts_of
+from cgrefine.fm.priors.terms import prior_terms
 from cgrefine.units import thermal_energy
 from tests.chains import ideal_helix
 
-FACTS = prior_facts(1.3, 2.7, 100.0, 10, 2, 1.0, 12, 6.5, 3)
+FACTS = facts_of(Priors(angle=AnglePrior(knots=10, walls=Walls(angle_k=100.0))), 1.3, 2.7)
 KT = thermal_energy(320.0)
 
 
 def params(cos=(0.0, 0.0), sin=(0.0, 0.0), k=160.0):
     return {
-        "bond": {"k": np.full(2, k), "r0": np.full(2, 3.8)},
+        "bond": {"k": np.full(3, k), "x0": np.array([3.8, 3.8, 2.95])},
         "angle": {"coefficients": np.zeros((5, 10))},
         "dihedral": {"cos": np.tile(cos, (3, 1)), "sin": np.tile(sin, (3, 1))},
         "repulsion": {"sigma": np.full((20, 20), 4.0)},
@@ -44,6 +46,22 @@ def test_mirror_gap_sign_and_size():
     assert gap(sin=(-1.0, 0.0)) == pytest.approx(expected, rel=1e-4)
     assert gap(sin=(1.0, 0.0)) == pytest.approx(-expected, rel=1e-4)
     assert gap(cos=(1.0, -2.0)) == pytest.approx(0.0, abs=1e-12)
+    bonds_only = {"terms": FACTS["terms"][:1]}
+    assert diagnostics.mirror_gap_kT(bonds_only, params(), 320.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("form", "values"),
+    [
+        ("periodic_sum", {"k": np.full((1, 1), 1.0), "gamma": np.full((1, 1), -np.pi / 2)}),
+        ("fourier", {"cos": np.zeros((1, 1)), "sin": np.full((1, 1), -1.0)}),
+    ],
+)
+def test_mirror_gap_of_any_dihedral(form, values):
+    """1 + cos(φ + π/2) = 1 - sin φ; another name and other classes are no matter."""
+    entry = {"name": "torsion", "kind": "dihedral", "form": form, "classes": "global", "damping": None}
+    found = diagnostics.mirror_gap_kT({"terms": [entry]}, {"torsion": values}, 320.0)
+    assert found == pytest.approx(2 * np.sin(np.radians(50.0436)) / KT, rel=1e-4)
 
 
 def test_mirror_gap_is_that_of_the_whole_energy():
@@ -100,20 +118,42 @@ def test_agreement_of_samples_of_the_term_itself():
     term = diagnostics.bonded_terms(FACTS)["dihedral"]
     values = params(cos=(0.4, 0.0), sin=(-0.5, 0.2))
     p = diagnostics.implied(term, values["dihedral"], KT, counts.dihedral.edges)[0]
-    drawn = np.random.default_rng(0).multinomial(n, p)
-    dihedral = counts.dihedral._replace(counts=np.stack([drawn, 0 * drawn, 0 * drawn]).astype(float))
-    found = diagnostics.agreement(FACTS, values, counts._replace(dihedral=dihedral), KT)["dihedral"]
+    drawn = np.zeros(counts.dihedral.counts.shape)
+    drawn[0] = np.random.default_rng(0).multinomial(n // 2, p)
+    drawn[21] = np.random.default_rng(1).multinomial(n // 2, p)
+    counts = counts._replace(dihedral=counts.dihedral._replace(counts=drawn))
+    found = diagnostics.agreement(FACTS, values, counts, KT)["dihedral"]
     assert set(found) == {"other"} and found["other"]["n"] == n
     assert abs(2 * n * found["other"]["kl"] - 71) < 4 * np.sqrt(2 * 71)
-    wrong = diagnostics.agreement(FACTS, params(), counts._replace(dihedral=dihedral), KT)["dihedral"]
+    wrong = diagnostics.agreement(FACTS, params(), counts, KT)["dihedral"]
     assert wrong["other"]["kl"] > 20 * found["other"]["kl_noise"]
 
 
+def test_rows_of_a_term_are_its_classes():
+    """A different energy in each row of 400 types is found in that row."""
+    entry = {"name": "dihedral", "kind": "dihedral", "form": "fourier", "classes": "type", "damping": None}
+    values = {"cos": np.arange(400.0)[:, None], "sin": np.zeros((400, 1))}
+    u = diagnostics.term_energies(
+        diagnostics.bonded_terms({"terms": [entry]})["dihedral"], values, np.zeros(1)
+    )
+    assert u[:, 0].tolist() == list(range(400))
+
+
 def test_figures_are_drawn():
+    """Two rows of panels and an axis for the force; at most MAX_PANELS of many types."""
     counts = marginals.counted(
         marginals.empty(), system.topology_from_species([0] * 8), ideal_helix(8)[None], 3
     )
     for name in ("bond", "angle", "dihedral"):
         fig = diagnostics.figure_of(name, FACTS, params(), counts, counts, KT)
-        assert len(fig.axes) == 2
+        assert len(fig.axes) == 3
     assert diagnostics.sigma_figure(params()["repulsion"]["sigma"]).axes
+    everything = counts.dihedral._replace(counts=counts.dihedral.counts + 1.0)
+    entry = {"name": "dihedral", "kind": "dihedral", "form": "fourier", "classes": "type", "damping": None}
+    values = {"dihedral": {"cos": np.ones((400, 1)), "sin": np.zeros((400, 1))}}
+    band = (everything.centres, np.full((400, 360), 0.1))
+    many = diagnostics.figure_of(
+        "dihedral", {"terms": [entry]}, values, counts._replace(dihedral=everything), None, KT, band
+    )
+    assert sum(axes.get_title() != "" for axes in many.axes) == diagnostics.MAX_PANELS
+    assert many.axes[0].get_title().startswith("ALA-ALA")

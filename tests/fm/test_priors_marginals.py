@@ -1,38 +1,67 @@
-"""Histograms by class: every tuple of every frame once, in the right row and bin."""
+"""Histograms by residue type: every tuple of every frame once, in the right row and bin; sums of rows."""
 
 import numpy as np
 import pytest
 
 from cgrefine import residues
-from cgrefine.fm.priors import marginals
+from cgrefine.fm.priors import classes, marginals
 from cgrefine.system import topology_from_species
 from tests.chains import chain_from_internal
 
+A, G, P = (residues.ONE_LETTER.index(letter) for letter in "AGP")
+
+
+def bin_centres(histogram, rows, columns):
+    return sorted(zip(rows.tolist(), histogram.centres[columns].tolist(), strict=True))
+
+
+def within_a_bin(histogram, expected):
+    """The (row, value) that were counted are these, to half a bin."""
+    seen = bin_centres(histogram, *np.nonzero(histogram.counts))
+    half = 0.501 * (histogram.edges[1] - histogram.edges[0])
+    return np.allclose(seen, sorted(expected), rtol=0, atol=half)
+
 
 def test_one_chain_by_hand():
-    """G P A A A: bonds G-P (before proline) and three more, known angles and dihedrals, in their classes."""
-    topology = topology_from_species(residues.species_from_sequence("GPAAA"))
-    bonds, angles = np.array([3.71, 3.81, 3.91, 4.01]), np.radians([91.2, 101.2, 111.2])
+    """G P A A A, its second bond cis: known bonds, angles and dihedrals, in the rows of their residues."""
+    topology = topology_from_species(residues.species_from_sequence("GPAAA"), cis=[2])
+    bonds, angles = np.array([3.71, 2.912, 3.91, 4.01]), np.radians([91.2, 101.2, 111.2])
     phi = np.radians([50.5, -170.5])
     x = chain_from_internal(bonds, angles, phi)[None]
     found = marginals.counted(marginals.empty(), topology, x, min_separation=3)
-
-    def within_a_bin(histogram, expected):
-        """The (class, value) that were counted are these, to half a bin."""
-        rows, columns = np.nonzero(histogram.counts)
-        seen = sorted(zip(rows.tolist(), histogram.centres[columns].tolist(), strict=True))
-        half = 0.501 * (histogram.edges[1] - histogram.edges[0])
-        return np.allclose(seen, sorted(expected), rtol=0, atol=half)
-
-    assert within_a_bin(found.bond, [(1, bonds[0]), (0, bonds[1]), (0, bonds[2]), (0, bonds[3])])
-    assert within_a_bin(found.angle, [(2, angles[0]), (0, angles[1]), (0, angles[2])])
-    assert within_a_bin(found.dihedral, [(2, phi[0]), (0, phi[1])])
+    cis = len(classes.labels("bond", "type")) - 1
+    assert within_a_bin(
+        found.bond, [(20 * G + P, bonds[0]), (cis, bonds[1]), (0, bonds[2]), (20 * A + A, bonds[3])]
+    )
+    assert within_a_bin(found.angle, [(P, angles[0]), (A, angles[1]), (A, angles[2])])
+    assert within_a_bin(found.dihedral, [(20 * P + A, phi[0]), (20 * A + A, phi[1])])
+    assert within_a_bin(marginals.grouped(found.dihedral, "dihedral", "class"), [(2, phi[0]), (0, phi[1])])
     pairs = {(0, 3): (0, 7), (1, 4): (0, 14), (0, 4): (0, 7)}
     for (i, j), (a, b) in pairs.items():
         row = found.distance.counts[20 * a + b]
         r = np.linalg.norm(x[0, i] - x[0, j])
         assert row[int(r / 0.02)] >= 1
     assert found.distance.counts.sum() + found.distance.outside.sum() == 3
+
+
+@pytest.mark.parametrize("kind", classes.KINDS)
+def test_grouping_keeps_every_count(kind):
+    """Each scheme sums the rows of its members, also by way of the scheme in between; cis stays apart."""
+    fine = getattr(marginals.empty(), kind)
+    rng = np.random.default_rng(0)
+    fine = fine._replace(
+        counts=rng.integers(0, 9, fine.counts.shape).astype(float),
+        outside=rng.integers(0, 9, len(fine.outside)).astype(float),
+    )
+    assert np.array_equal(marginals.grouped(fine, kind, "type").counts, fine.counts)
+    by_class, everything = (marginals.grouped(fine, kind, scheme) for scheme in ("class", "global"))
+    again = marginals.row_sums(by_class.counts, classes.parents(kind, "class"), len(everything.counts))
+    assert np.array_equal(again, everything.counts)
+    assert np.array_equal(by_class.pooled, fine.pooled)
+    assert by_class.outside.sum() == fine.outside.sum()
+    if kind == "bond":
+        assert np.array_equal(by_class.counts[-1], fine.counts[-1])
+        assert np.array_equal(everything.counts[-1], fine.counts[-1])
 
 
 def test_nothing_is_lost_in_pieces():
@@ -46,6 +75,11 @@ def test_nothing_is_lost_in_pieces():
     assert np.abs(found.bond.counts[0] - expected).sum() <= 2  # a value within rounding of an edge
     assert found.bond.outside[0] == ((r < 2.0) | (r >= 6.0)).sum()
     assert found.angle.counts.sum() == 4000 * 5 and found.dihedral.counts.sum() == 4000 * 4
+    twice = marginals.summed(found, found)
+    assert np.array_equal(twice.bond.counts, 2 * found.bond.counts)
+    more = marginals.counted(found, topology, x, 3)
+    assert all(np.array_equal(a.counts, b.counts) for a, b in zip(more, twice, strict=True))
+    assert np.array_equal(more.bond.outside, twice.bond.outside)
 
 
 def test_a_flat_chain_has_its_torsions_counted():

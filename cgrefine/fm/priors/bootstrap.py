@@ -98,7 +98,7 @@ def standard_error(
     deviation = samples - samples.mean(axis=0)
     if period is not None:
         deviation = np.mod(samples - best + 0.5 * period, period) - 0.5 * period
-    return np.sqrt((deviation**2).mean(axis=0) * n_blocks / (n_blocks - 1.0))
+    return np.asarray(np.sqrt((deviation**2).mean(axis=0) * n_blocks / (n_blocks - 1.0)))
 
 
 def dispersion(blocks: np.ndarray, kind: Kind, scheme: Scheme, waves: np.ndarray) -> list[np.ndarray]:

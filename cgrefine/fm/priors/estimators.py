@@ -13,7 +13,7 @@ The switch of damped dihedrals is left out: it is 1 as long as both angles are b
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,10 +26,12 @@ from cgrefine.fm.priors.inversion import by_level, log_likelihood, penalised_poi
 TRANS_MIN_A = 3.4
 """Bonds shorter than this are cis peptide bonds (2.95 Å), the others trans (3.80 Å)."""
 
-_RANK = 1e-6
-"""Directions of a design with a singular value below this fraction of the largest one are left out."""
+_RANK = 1e-5
+"""Directions of a design with a singular value below this fraction of the largest one are left out: Fourier
+coefficients of some thousand kT that cancel on a part of the circle are of no use in float32."""
 
 
+@runtime_checkable
 class Estimator(Protocol):
     """One bonded form, for histograms of fixed bins.
 
