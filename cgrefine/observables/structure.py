@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,11 @@ class Observable:
     per_frame: Callable[[Array], Array]
     grid: Bins | None = None
 
+    @cached_property
+    def of_frames(self) -> Callable[[Array], Array]:
+        """per_frame over frames (f, n, 3), compiled once for all groups that are averaged."""
+        return jax.jit(jax.vmap(self.per_frame))
+
 
 def frame_means(
     observable: Observable, positions: Float[np.ndarray, "frames beads 3"]
@@ -39,13 +44,12 @@ def frame_means(
     """
     if len(positions) == 0:
         raise ValueError(f"{observable.name}: no frames to average")
-    batched = jax.jit(jax.vmap(observable.per_frame))
     total = np.zeros(observable.shape)
     for start in range(0, len(positions), CHUNK_FRAMES):
         part = positions[start : start + CHUNK_FRAMES]
         short = CHUNK_FRAMES - len(part)
         filled = np.concatenate([part, np.repeat(part[-1:], short, axis=0)]) if short else part
-        total += np.asarray(batched(jnp.asarray(filled)), np.float64)[: len(part)].sum(0)
+        total += np.asarray(observable.of_frames(jnp.asarray(filled)), np.float64)[: len(part)].sum(0)
     return total / len(positions)
 
 

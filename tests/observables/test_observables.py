@@ -110,3 +110,16 @@ def test_one_group_has_no_error_bar_and_none_is_an_error():
 def test_short_chains_have_fewer_observables():
     two = standard(topology_from_species([0, 0]), Observables())
     assert [o.name for o in two] == ["bond", "Rg", "end-to-end"]
+
+
+def test_an_observable_is_compiled_once_for_all_groups():
+    traces = []
+
+    def size(positions):
+        traces.append(positions.shape)
+        return structure.radius_of_gyration(positions)
+
+    counted = structure.scalar_histogram("Rg", "Å", size, histogram.bins(0.0, 10.0, 0.5))
+    estimate(counted, [walk(70), walk(3, seed=1)])
+    estimate(counted, [walk(9, seed=2)])
+    assert traces == [(6, 3)]
