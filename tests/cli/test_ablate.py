@@ -8,10 +8,11 @@ import math
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 
-from cgrefine import artifacts
+from cgrefine import artifacts, energy
 from cgrefine.artifacts import read_json, write_json
 from cgrefine.cli import ablate, ablate_report, ablate_results, ablate_runs
 from cgrefine.cli.ablate_results import Reached, Summary, reached, summary
@@ -19,10 +20,13 @@ from cgrefine.cli.console import Console
 from cgrefine.cli.observe import model_groups
 from cgrefine.cli.simulate import Outcome, write_outcomes
 from cgrefine.config import parse
+from cgrefine.data.store import write_domain, write_index
 from cgrefine.errors import InputError
+from cgrefine.fm import forcefield
+from cgrefine.neighbors import padded
 from cgrefine.sim.trajectory import TrajectoryWriter, write_pdb
-from cgrefine.system import topology_from_species
-from tests.chains import ideal_helix
+from cgrefine.system import pack, topology_from_species
+from tests.chains import chain_from_internal, ideal_helix
 
 SEEDS, EPOCHS, REPLICAS, DURATION = [3, 5, 8], 4, 4, 10.0
 RAW = {
@@ -367,3 +371,81 @@ def test_frameless_is_what_observe_refuses(tmp_path, discard):
             assert model_groups(tmp_path, name, discard)
     healthy = Outcome("other", 0, "OK", "", None, 30, None, "")
     assert ablate_runs.unobservable([*found, healthy], 0.9) == (["d10"] if discard > 1 else [])
+
+
+TERMS = [
+    {"name": "bond", "kind": "bond", "form": "harmonic", "classes": "global"},
+    {"name": "angle", "kind": "angle", "form": "harmonic", "classes": "global"},
+    {
+        "name": "repulsion", "kind": "pair", "form": "power", "epsilon": 1.0, "exponent": 12,
+        "cutoff_A": 6.5, "min_separation": 3, "max_separation": None,
+    },
+]  # fmt: skip
+PARAMS = {
+    "bond": {"k": np.full(2, 120.0), "x0": np.array([3.82, 2.95])},
+    "angle": {"k": np.array([25.0]), "x0": np.array([1.62])},
+    "repulsion": {"sigma": np.full((20, 20), 3.9)},
+}
+NOISE = 2.0
+"""Standard deviation of the force labels around those of the priors, kcal/mol/Å."""
+
+
+def _chains(stage, config, root, console):
+    """Two chains near a helix, whose forces are those of TERMS and noise; the last frames validate."""
+    rng, entries, count = np.random.default_rng(0), [], 40
+    model = forcefield.prior_only({"terms": TERMS}, PARAMS, 320.0).model
+    for name, n in (("one", 8), ("two", 9)):
+        topology = topology_from_species([0] * n)
+        internal = [(3.82, 0.05, n - 1), (1.62, 0.1, n - 2), (0.9, 0.15, n - 3)]
+        x = np.stack([chain_from_internal(*(rng.normal(*i) for i in internal)) for _ in range(count)])
+        i, j = np.nonzero(~np.eye(n, dtype=bool))
+        packed, pairs = pack([topology]), padded(i.astype(np.int32), j.astype(np.int32), len(i))
+        exact = jax.vmap(lambda frame, s=packed, p=pairs: energy.forces(model, PARAMS, frame, s, p))(x)
+        arrays = {
+            "positions": x, "forces": np.asarray(exact) + rng.normal(0, NOISE, x.shape),
+            "temperature_K": np.full(count, 320.0), "replica": np.arange(count) % 2,
+            "frame": np.arange(count), "validation": np.arange(count) >= 20,
+        }  # fmt: skip
+        entries.append(write_domain(stage.path, name, topology, arrays, {}))
+    write_index(stage.path, entries, {})
+
+
+def _known_priors(stage, config, root, console):
+    forcefield.save(stage.path / "forcefield", forcefield.prior_only({"terms": TERMS}, PARAMS, 320.0))
+
+
+@pytest.mark.slow
+def test_priors_that_are_the_truth_hold_and_a_network_without_them_does_not(tmp_path, monkeypatch):
+    """The real stages. Labels are the forces of the priors and noise: priors have an error of exactly the
+    noise (five standard errors of 2 × 20 × 17 × 3 / 2 components), and a network can only come near to it.
+    """
+    for name, build in (("prepare", _chains), ("priors", _known_priors)):
+        monkeypatch.setitem(sys.modules, f"cgrefine.cli.{name}", types.SimpleNamespace(build=build))
+    network = {"name": "allegro", "cutoff_A": 8, "channels": 2, "hidden": 4, "layers": 1, "l_max": 1}
+    config = parse(
+        {
+            **RAW,
+            "model": {**network, "n_bessel": 4},
+            "train": {"epochs": 1, "batch_beads": 60},
+            "sim": {
+                "temperature_K": 320, "timestep_fs": 5, "friction_per_ps": 5.0, "replicas": 4,
+                "duration_ps": 5.0,
+            },
+            "ablate": {"loss_target": 1.1 * NOISE**2},
+        },
+        "test",
+    )  # fmt: skip
+    found = ablated(tmp_path, config)
+    assert len(found["runs"]) == 9 and ablated(tmp_path, config) == found
+    priors, network_only, both = (found["variants"][v] for v in ("priors", "network", "both"))
+    components = 20 * 17 * 3
+    error = NOISE / math.sqrt(2 * components)
+    rmse = {v: found["variants"][v]["metrics"]["force_rmse_kcal_mol_A"] for v in found["variants"]}
+    assert abs(rmse["priors"]["mean"] - NOISE) < 5 * error and rmse["priors"]["stderr"] < 1e-6
+    assert abs(rmse["both"]["mean"] - NOISE) < 10 * error
+    assert rmse["network"]["mean"] > 2 * NOISE
+    assert priors["epochs_to_target"]["epochs"] == both["epochs_to_target"]["epochs"] == [0, 0, 0]
+    assert network_only["epochs_to_target"]["reached"] == 0
+    for held in (priors, both):
+        assert held["stability"]["low"] > network_only["stability"]["high"]
+    assert found["differences"]["both - network"]["force_rmse_kcal_mol_A"]["high"] < 0
