@@ -8,13 +8,14 @@ import pytest
 from cgrefine.config.schema import BondPrior
 from cgrefine.data.store import Dataset, in_memory
 from cgrefine.fm.priors import bootstrap, classes, estimators, marginals
+from cgrefine.fm.priors.classes import Kind, Scheme
 from cgrefine.fm.priors.estimators import bond_estimator
 from cgrefine.system import topology_from_species
 from tests.chains import random_chain
 from tests.fm.histograms import counts, edges, sampled
 
 KT, K, R0 = 0.6359, 160.0, 3.85
-SCHEMES = {"bond": "global", "angle": "class", "dihedral": "type"}
+SCHEMES: dict[Kind, Scheme] = {"bond": "global", "angle": "class", "dihedral": "type"}
 BLOCKS, PER_BLOCK, ROWS = 32, 300, 40
 
 

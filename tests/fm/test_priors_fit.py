@@ -20,8 +20,10 @@ from cgrefine.config.schema import (
     Walls,
 )
 from cgrefine.data.store import Dataset, in_memory
+from cgrefine.energy import PairTerm
 from cgrefine.errors import InputError
 from cgrefine.fm.priors import classes, diagnostics, fit, forms, marginals
+from cgrefine.fm.priors.classes import Kind
 from cgrefine.fm.priors.facts import facts_of, weighted
 from cgrefine.fm.priors.terms import prior_terms
 from cgrefine.system import topology_from_species
@@ -152,18 +154,17 @@ def test_every_form_is_fitted_as_terms_read_it(angle, dihedral, repulsion, schem
     found = fit.fit_priors(dataset(domain()), cfg)
     assert json.loads(json.dumps(found.facts)) == found.facts
     terms = {t.name: t for t in prior_terms(found.facts)}
+    pairs = {name: term for name, term in terms.items() if isinstance(term, PairTerm)}
     assert list(terms) == ["bond", "angle", "dihedral", "repulsion", "excluded_volume", "electrostatics"]
     for name, term in diagnostics.bonded_terms(found.facts).items():
         x = getattr(found.marginals, name).centres
         u = diagnostics.term_energies(term, found.params[name], x)
         assert u.shape == (len(classes.labels(name, scheme)), len(x)) and np.all(np.isfinite(u))
-    for name in ("repulsion", "excluded_volume", "electrostatics"):
-        u = terms[name].scalar(
-            found.params[name], jnp.array([3.0, 30.0]), jnp.array([11, 11]), jnp.array([6, 6])
-        )
+    for name, term in pairs.items():
+        u = term.scalar(found.params[name], jnp.array([3.0, 30.0]), jnp.array([11, 11]), jnp.array([6, 6]))
         assert np.all(np.isfinite(u)) and u[0] != 0.0 and u[1] == 0.0
-    assert terms["repulsion"].cutoff_A == (forms.WCA_CUTOFF * 4.2 if repulsion == "wca" else 6.5)
-    assert terms["excluded_volume"].max_separation == 5 and terms["repulsion"].max_separation is None
+    assert pairs["repulsion"].cutoff_A == (forms.WCA_CUTOFF * 4.2 if repulsion == "wca" else 6.5)
+    assert pairs["excluded_volume"].max_separation == 5 and pairs["repulsion"].max_separation is None
 
 
 def test_weights_multiply_energies_and_nothing_else():
@@ -226,7 +227,7 @@ def test_what_gives_no_estimate_is_an_error():
     with pytest.raises(InputError, match="no trans bond"):
         fit.fit_priors(dataset(domain(bond=2.9)), CFG)
     cfg = Priors(angle=AnglePrior(form="harmonic"))
-    q = {"bond": np.ones((3, 2)), "angle": np.full((5, 2), np.nan)}
+    q: dict[Kind, np.ndarray] = {"bond": np.ones((3, 2)), "angle": np.full((5, 2), np.nan)}
     with pytest.raises(InputError, match=r"priors\.angle\.form = harmonic"):
         fit.require_estimates(q, cfg)
 
