@@ -3,12 +3,16 @@
 Every singular operation of the package (norms, angles, torsions) is here, once.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 AnyArray = Array | np.ndarray
 """A device or a host array: topologies are numpy until a jitted function receives them."""
+
+
+_NO_DIRECTION = 1e-30
 
 
 def safe_norm(vectors: Float[AnyArray, "... 3"]) -> Float[Array, "..."]:
@@ -48,9 +52,7 @@ def bond_angles(positions: Float[AnyArray, "beads 3"], triples: Int[AnyArray, "n
     """
     i, j, k = triples[:, 0], triples[:, 1], triples[:, 2]
     u, v = positions[i] - positions[j], positions[k] - positions[j]
-    sine, cosine = safe_norm(jnp.cross(u, v)), jnp.sum(u * v, axis=-1)
-    coincident = (sine == 0.0) & (cosine == 0.0)
-    return jnp.arctan2(sine, jnp.where(coincident, 1.0, cosine))
+    return _direction(safe_norm(jnp.cross(u, v)), jnp.sum(u * v, axis=-1))
 
 
 def dihedrals(positions: Float[AnyArray, "beads 3"], quads: Int[AnyArray, "n 4"]) -> Float[Array, " n"]:
@@ -64,6 +66,17 @@ def dihedrals(positions: Float[AnyArray, "beads 3"], quads: Int[AnyArray, "n 4"]
     b1, b2, b3 = j - i, k - j, m - k
     n1, n2 = jnp.cross(b1, b2), jnp.cross(b2, b3)
     y = jnp.sum(b1 * n2, axis=-1) * safe_norm(b2)
-    x = jnp.sum(n1 * n2, axis=-1)
-    line = (x == 0.0) & (y == 0.0)
-    return jnp.arctan2(jnp.where(line, 0.0, y), jnp.where(line, 1.0, x))
+    return _direction(y, jnp.sum(n1 * n2, axis=-1))
+
+
+def _direction(y: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """atan2(y, x), rad; 0 with zero gradient where both are below 1e-30, as for beads on one spot.
+
+    Divided by the larger of the two first: the gradient x/(x² + y²) of atan2 overflows in float32 when two
+    beads are 1e-5 Å or 1e5 Å apart. The division drops out of the gradient, as the angle does not depend on
+    the scale.
+    """
+    scale = jax.lax.stop_gradient(jnp.maximum(jnp.abs(x), jnp.abs(y)))
+    nowhere = scale < _NO_DIRECTION
+    scale = jnp.where(nowhere, 1.0, scale)
+    return jnp.arctan2(jnp.where(nowhere, 0.0, y) / scale, jnp.where(nowhere, 1.0, x) / scale)
