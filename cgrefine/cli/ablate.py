@@ -140,10 +140,10 @@ def _written(folder: Path, config: Config, runs: Sequence[Run]) -> Ablation:
             "format": FORMAT,
             "version": cgrefine.__version__,
             "budget": budget,
-            **content(study, config.audit.confidence),
+            **content(study),
         },
     )
-    write_report(folder / "report.html", study, budget, config.audit.confidence)
+    write_report(folder / "report.html", study, budget)
     return study
 
 

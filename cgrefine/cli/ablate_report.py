@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import t as student
 
 from cgrefine.cli.ablate_results import (
-    CONFIDENCE,
     TARGET_MARGIN,
     Ablation,
     Reached,
@@ -97,15 +97,20 @@ def rows_of(study: Ablation) -> list[tuple[str, ...]]:
     ]
 
 
-def write_report(path: Path, study: Ablation, budget: Mapping[str, Any], confidence: float) -> None:
+def write_report(path: Path, study: Ablation, budget: Mapping[str, Any]) -> None:
     """report.html: what was compared, the table, differences, curves, and every run."""
     columns = ("quantity", *study.variants)
     sections = [
         Section("What was compared", _premise(study, budget), Table(("budget", "value"), _pairs(budget))),
-        Section("Result", _reading(study, budget, confidence), Table(columns, rows_of(study))),
-        Section("Differences", _difference_text(budget), _differences(study)),
+        Section("Result", _reading(study, budget), Table(columns, rows_of(study))),
+        Section("Differences", _difference_text(study, budget), _differences(study)),
         Section("Validation loss", _target_text(study), figures=[figure(_loss_figure(study))]),
-        Section("Survival", "Kaplan-Meier over the replicas of all seeds.", None, [figure(_survival(study))]),
+        Section(
+            "Survival",
+            "Kaplan-Meier over the replicas of all seeds; bars: interval of the stable fraction.",
+            None,
+            [figure(_survival(study))],
+        ),
         Section("Observables", _observed_text(study), None, [figure(f) for f in _observable_figures(study)]),
         Section("Runs", "Seconds are wall time, compilation included.", _run_table(study)),
     ]
@@ -126,27 +131,25 @@ def _premise(study: Ablation, budget: Mapping[str, Any]) -> str:
     )
 
 
-def _student(n: int) -> float:
-    return float(student.ppf(0.5 + 0.5 * CONFIDENCE, n - 1))
-
-
-def _reading(study: Ablation, budget: Mapping[str, Any], confidence: float) -> str:
-    n = len(budget["seeds"])
+def _reading(study: Ablation, budget: Mapping[str, Any]) -> str:
+    n, percent = len(budget["seeds"]), 100 * study.confidence
+    factor = student.ppf(0.5 + 0.5 * study.confidence, n - 1)
     return (
-        f"Mean ± standard error over {n} seeds, of which a {100 * CONFIDENCE:g} % interval is "
-        f"{_student(n):.1f}; the error that the choice of validation frames causes is common to all variants "
-        "and stands with each run below. The interval of the stable replicas is Wilson's at "
-        f"{100 * confidence:g} %, every replica of {budget['duration_ps']:g} ps counted as independent. JS: "
-        "Jensen-Shannon divergence (nats), W1: earth mover's distance to the reference, means over domains. "
-        "Observables are those of the frames before a replica failed: short runs look like their start, so "
-        f"read them with the share of the run that was lived through. {MISSING}: no frame to measure."
+        f"Mean ± standard error over {n} seeds, of which a {percent:g} % interval spans ± {factor:.1f}; the "
+        "error that the choice of validation frames causes is common to all variants and stands with each "
+        f"run below. The interval of the stable replicas is Wilson's at {percent:g} %, every replica of "
+        f"{budget['duration_ps']:g} ps counted as independent. JS: Jensen-Shannon divergence (nats), W1: "
+        "earth mover's distance to the reference, means over domains. Observables are those of the frames "
+        "before a replica failed: short runs look like their start, so read them with the share of the run "
+        f"that was lived through. {MISSING}: no frame to measure."
     )
 
 
-def _difference_text(budget: Mapping[str, Any]) -> str:
+def _difference_text(study: Ablation, budget: Mapping[str, Any]) -> str:
     return (
-        f"Seed by seed, with Student's {100 * CONFIDENCE:g} % interval, not corrected for the many rows; "
-        f"of {len(budget['seeds'])} seeds; nothing where fewer than two could be measured on both sides."
+        f"Seed by seed over {len(budget['seeds'])} seeds, with Student's {100 * study.confidence:g} % "
+        "interval; of the stable fraction over the replicas of all seeds, with Newcombe's. Not corrected "
+        f"for the number of rows. {MISSING}: fewer than two seeds could be measured on both sides."
     )
 
 
@@ -199,6 +202,7 @@ def _loss_figure(study: Ablation) -> Figure:
                     epochs, losses, "o-", color=_colour(study, name), markersize=3, linewidth=1, label=text
                 )
     ax.axhline(study.loss_target, color="black", linestyle="--", linewidth=0.8)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="epoch", ylabel="validation force MSE, (kcal/mol/Å)²")
     ax.legend()
     return fig
@@ -207,16 +211,18 @@ def _loss_figure(study: Ablation) -> Figure:
 def _survival(study: Ablation) -> Figure:
     fig = Figure(figsize=(6.4, 3.4), layout="constrained")
     ax = fig.add_subplot()
-    for name, variant in study.variants.items():
+    for index, (name, variant) in enumerate(study.variants.items()):
         verdict = variant.verdict
         fraction = np.r_[1.0, verdict.survival.surviving]
         times = np.r_[0.0, verdict.survival.times_ps, verdict.duration_ps]
         colour = _colour(study, name)
         ax.step(times, np.r_[fraction, fraction[-1]], where="post", color=colour, label=name)
         low, high = verdict.interval
-        ax.vlines(verdict.duration_ps, low, high, color=colour, linewidth=3, alpha=0.4)
+        ax.vlines(
+            verdict.duration_ps * (1.01 + 0.01 * index), low, high, color=colour, linewidth=3, alpha=0.4
+        )
     ax.set(xlabel="time, ps", ylabel="surviving fraction", ylim=(-0.02, 1.05))
-    ax.legend()
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return fig
 
 
@@ -225,7 +231,7 @@ def _observable_figures(study: Ablation) -> list[Figure]:
     names = list(dict.fromkeys(n for v in study.variants.values() for n in v.metrics if n.startswith("js_")))
     if not names:
         return []
-    fig = Figure(figsize=(1.2 * len(names) + 2.0, 3.4), layout="constrained")
+    fig = Figure(figsize=(1.2 * len(names) + 3.0, 3.4), layout="constrained")
     ax = fig.add_subplot()
     width, x = 0.8 / len(study.variants), np.arange(len(names))
     for index, (name, variant) in enumerate(study.variants.items()):
@@ -238,13 +244,14 @@ def _observable_figures(study: Ablation) -> list[Figure]:
     ax.hlines(floors, x - 0.45, x + 0.45, color="black", linewidth=1)
     ax.set_xticks(x, [label(name).removesuffix(", JS") for name in names])
     ax.set_ylabel("JS divergence, nats")
-    ax.legend()
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return [fig]
 
 
 def _run_table(study: Ablation) -> Table:
     columns = (
-        "run", "force RMSE", "± of frames", "explained variance", "± of frames", "epochs to target", "stable",
+        "run", "force RMSE, kcal/mol/Å", "± of frames", "explained variance", "± of frames",
+        "epochs to target", "stable",
         *(f"{stage}, s" for stage in STAGES), "all, s",
     )  # fmt: skip
     return Table(columns, [_run_row(run, study.loss_target) for run in study.runs])

@@ -16,7 +16,7 @@ from cgrefine.sim.audit import mean_and_stderr
 TARGET_MARGIN = 1.02
 """Default loss target, relative to the best of the full model's median seed."""
 
-CONFIDENCE = 0.95
+PAIRS = (("both", "priors"), ("both", "network"), ("network", "priors"))
 
 
 class Summary(NamedTuple):
@@ -52,10 +52,9 @@ class Reached(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Mean over seeds of one variant minus another, standard error, and Student's interval (n - 1 d.o.f.)."""
+    """One variant minus another, and its confidence interval."""
 
     mean: float
-    stderr: float
     low: float
     high: float
 
@@ -75,10 +74,11 @@ class Variant:
 
 @dataclass(frozen=True)
 class Ablation:
-    """The whole study. differences: (variant, other) → metric → Difference."""
+    """The whole study. differences: (variant, other) → metric → Difference. confidence: of all intervals."""
 
     loss_target: float
     target_given: bool
+    confidence: float
     variants: Mapping[str, Variant]
     units: Mapping[str, str]
     floors: Mapping[str, float]
@@ -94,6 +94,8 @@ def summary(values: Sequence[float | None]) -> Summary:
     """Mean and standard error (spread between seeds, n - 1, over √n) of those that are finite numbers."""
     kept = tuple(v if v is not None and math.isfinite(v) else None for v in values)
     numbers = np.array([v for v in kept if v is not None], float)
+    if len(numbers) > 1 and (numbers == numbers[0]).all():  # exact, where the rounding of the mean is not
+        return Summary(float(numbers[0]), 0.0, kept)
     mean, stderr = (v if math.isfinite(v) else None for v in mean_and_stderr(numbers))
     return Summary(mean, stderr, kept)
 
@@ -116,19 +118,35 @@ def default_target(runs: Sequence[Run]) -> float:
     return TARGET_MARGIN * statistics.median(min(loss for _, loss in run.curve) for run in runs)
 
 
-def difference(one: Summary, other: Summary) -> Difference | None:
-    """One minus the other, seed by seed; None with fewer than two seeds that both have a value."""
+def difference(one: Summary, other: Summary, confidence: float) -> Difference | None:
+    """Mean of one minus the other, seed by seed, with Student's interval of n - 1 degrees of freedom.
+
+    None with fewer than two seeds that both have a value.
+    """
     pairs = [(a, b) for a, b in zip(one.values, other.values, strict=True) if a is not None and b is not None]
     if len(pairs) < 2:
         return None
     mean, stderr, _ = summary([a - b for a, b in pairs])
     assert mean is not None and stderr is not None
-    half = float(student.ppf(0.5 + 0.5 * CONFIDENCE, len(pairs) - 1)) * stderr
-    return Difference(mean, stderr, mean - half, mean + half)
+    half = float(student.ppf(0.5 + 0.5 * confidence, len(pairs) - 1)) * stderr
+    return Difference(mean, mean - half, mean + half)
+
+
+def stability_difference(one: "Variant", other: "Variant") -> Difference:
+    """Difference of the stable fractions of all replicas, with the interval that two Wilson ones give.
+
+    Unlike the spread between seeds it does not vanish where all replicas of each seed end alike.
+    Newcombe, Stat. Med. 17, 873 (1998), method 10.
+    """
+    p, q = (v.verdict.stable / v.replicas for v in (one, other))
+    (p_low, p_high), (q_low, q_high) = one.verdict.interval, other.verdict.interval
+    return Difference(
+        p - q, p - q - math.hypot(p - p_low, q_high - q), p - q + math.hypot(p_high - p, q - q_low)
+    )
 
 
 def ablation(runs: Sequence[Run], epochs: int, loss_target: float | None, confidence: float) -> Ablation:
-    """All runs together. epochs: the budget of those with a network. confidence: of the stable fraction.
+    """All runs together. epochs: the budget of those with a network. confidence: of intervals.
 
     Every variant has the same seeds in the same order. loss_target None: see `default_target`.
     """
@@ -137,20 +155,20 @@ def ablation(runs: Sequence[Run], epochs: int, loss_target: float | None, confid
     }
     target = default_target(by_variant["both"]) if loss_target is None else loss_target
     variants = {name: _variant(name, own, target, epochs, confidence) for name, own in by_variant.items()}
-    pairs = [("both", "priors"), ("both", "network"), ("network", "priors")]
     between = {
-        (a, b): {
-            name: d
-            for name in variants[a].metrics
-            if name in variants[b].metrics
-            and (d := difference(variants[a].metrics[name], variants[b].metrics[name])) is not None
-        }
-        for a, b in pairs
-        if a in variants and b in variants
-    }  # fmt: skip
+        (a, b): differences(variants[a], variants[b], confidence) for a, b in PAIRS if {a, b} <= set(variants)
+    }
     units = {name: unit for run in runs for name, unit in run.units.items()}
     floors = {name: floor for run in runs for name, floor in run.floors.items()}
-    return Ablation(target, loss_target is not None, variants, units, floors, between)
+    return Ablation(target, loss_target is not None, confidence, variants, units, floors, between)
+
+
+def differences(one: Variant, other: Variant, confidence: float) -> dict[str, Difference]:
+    """Every metric that both have, by name; where an interval can be had."""
+    shared = [name for name in one.metrics if name in other.metrics]
+    found = {name: difference(one.metrics[name], other.metrics[name], confidence) for name in shared}
+    found["stable_fraction"] = stability_difference(one, other)
+    return {name: d for name, d in found.items() if d is not None}
 
 
 def _variant(name: str, runs: Sequence[Run], target: float, epochs: int, confidence: float) -> Variant:
@@ -167,7 +185,7 @@ def _variant(name: str, runs: Sequence[Run], target: float, epochs: int, confide
     )
 
 
-def content(study: Ablation, confidence: float) -> dict[str, Any]:
+def content(study: Ablation) -> dict[str, Any]:
     """The study as JSON: per variant means, standard errors and values; differences; and one row a run."""
     return {
         "loss_target": {
@@ -177,7 +195,7 @@ def content(study: Ablation, confidence: float) -> dict[str, Any]:
         },
         "units": dict(study.units),
         "reference_floors": dict(study.floors),
-        "variants": {name: _variant_content(v, confidence) for name, v in study.variants.items()},
+        "variants": {name: _variant_content(v, study.confidence) for name, v in study.variants.items()},
         "differences": {
             f"{a} - {b}": {name: d._asdict() for name, d in found.items()}
             for (a, b), found in study.differences.items()

@@ -279,6 +279,10 @@ def test_numbers_of_the_study(tmp_path, built):
     assert gap["mean"] == pytest.approx(-0.2) and "js_angle" not in found["differences"]["both - network"]
     # -0.1, -0.3, -0.2: Student's 97.5 % quantile of 2 degrees of freedom is 4.3027
     assert gap["high"] == pytest.approx(-0.2 + 4.3027 * 0.1 / math.sqrt(3), abs=1e-4)
+    # Newcombe's of 0.75 - 0 from the two Wilson intervals above
+    held = found["differences"]["both - network"]["stable_fraction"]
+    low, high = 0.75 - math.hypot(0.75 - 0.4677, 0.2425), 0.9111
+    assert (held["mean"], held["low"], held["high"]) == pytest.approx((0.75, low, high), abs=2e-4)
     row = next(r for r in found["runs"] if (r["variant"], r["seed"]) == ("network", 5))
     assert row["epochs_to_target"] == {"reached": False, "epoch": None}
     assert row["domains_without_frames"] == ["toy"] and row["stderr_over_validation_frames"] == {
@@ -321,6 +325,7 @@ def test_a_folder_in_the_place_of_a_link_is_not_touched(tmp_path, built):
 
 def test_summaries_leave_out_what_is_no_number():
     assert summary([1.0, None, 3.0]) == Summary(2.0, 1.0, (1.0, None, 3.0))
+    assert summary([0.1, 0.1, 0.1]) == Summary(0.1, 0.0, (0.1, 0.1, 0.1))
     assert summary([2.0, float("nan"), None]) == Summary(2.0, None, (2.0, None, None))
     assert (
         summary([None, None]) == Summary(None, None, (None, None)) and summary([None, 4.0, 2.0]).measured == 2
