@@ -18,9 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from cgrefine.sim import noise
 
 
 class Evaluation(NamedTuple):
@@ -57,15 +58,19 @@ class Integrator(Protocol):
     @property
     def dt(self) -> float: ...
 
-    def pair(self, evaluate: Evaluate, mass: Array, kT: Array) -> Pair: ...
+    def pair(self, evaluate: Evaluate, mass: Array, kT: Array) -> Pair:
+        """mass (g/mol) and kT (kcal/mol) broadcast against the positions."""
+        ...
 
 
 def maxwell_momenta(
-    key: Array, mass: Float[Array, " beads"], kT: Float[Array, " beads"]
-) -> Float[Array, "beads 3"]:
-    """Momenta from the Maxwell-Boltzmann distribution, internal units. kT = 0 gives a bead at rest."""
-    noise = jax.random.normal(key, (mass.shape[0], 3), mass.dtype)
-    return jnp.sqrt(mass * kT)[:, None] * noise
+    key: Array, like: Float[Array, "..."], mass: Float[Array, "..."], kT: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """Momenta from the Maxwell-Boltzmann distribution, internal units, in the shape of the positions `like`.
+
+    kT = 0 gives a bead at rest.
+    """
+    return jnp.sqrt(mass * kT) * noise.normal(key, like.shape, like.dtype)
 
 
 @dataclass(frozen=True)
@@ -80,21 +85,21 @@ class Langevin:
     dt: float
     friction: float
 
-    def pair(self, evaluate: Evaluate, mass: Float[Array, " beads"], kT: Float[Array, " beads"]) -> Pair:
-        """Init and step for beads of given mass (g/mol) and thermal energy kT (kcal/mol)."""
+    def pair(self, evaluate: Evaluate, mass: Float[Array, "..."], kT: Float[Array, "..."]) -> Pair:
+        """Init and step for mass (g/mol) and thermal energy kT (kcal/mol) that broadcast to the positions."""
         h = self.dt
         c = math.exp(-self.friction * h)
-        kick = jnp.sqrt((1.0 - c * c) * mass * kT)[:, None]
-        per_mass = 1.0 / mass[:, None]
+        kick = jnp.sqrt((1.0 - c * c) * mass * kT)
+        per_mass = 1.0 / mass
 
         def init(key, positions, params):
-            return State(positions, maxwell_momenta(key, mass, kT), evaluate(params, positions))
+            return State(positions, maxwell_momenta(key, positions, mass, kT), evaluate(params, positions))
 
         def step(key, state, params):
             x, p, at = state
             p = p + 0.5 * h * at.forces
             x = x + 0.5 * h * p * per_mass
-            p = c * p + kick * jax.random.normal(key, p.shape, p.dtype)
+            p = c * p + kick * noise.normal(key, p.shape, p.dtype)
             x = x + 0.5 * h * p * per_mass
             at = evaluate(params, x)
             return State(x, p + 0.5 * h * at.forces, at)

@@ -16,13 +16,13 @@ class VelocityVerlet:
 
     dt: float
 
-    def pair(self, evaluate: Evaluate, mass: Float[Array, " beads"], kT: Float[Array, " beads"]) -> Pair:
+    def pair(self, evaluate: Evaluate, mass: Float[Array, "..."], kT: Float[Array, "..."]) -> Pair:
         """Init and step; kT (kcal/mol) is that of the momenta drawn by init, the key of step is not spent."""
         h = self.dt
-        per_mass = 1.0 / mass[:, None]
+        per_mass = 1.0 / mass
 
         def init(key, positions, params):
-            return State(positions, maxwell_momenta(key, mass, kT), evaluate(params, positions))
+            return State(positions, maxwell_momenta(key, positions, mass, kT), evaluate(params, positions))
 
         def step(key, state, params):
             del key

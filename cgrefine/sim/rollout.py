@@ -7,7 +7,7 @@ place, so nothing that it became can reach the other replicas.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 from cgrefine import energy, neighbors, units
 from cgrefine.energy import BeadEnergies
 from cgrefine.neighbors import Candidates
-from cgrefine.sim.langevin import Evaluate, Evaluation, Integrator, Pair, State
+from cgrefine.sim.langevin import Evaluate, Evaluation, Integrator, State
 from cgrefine.sim.stability import Checks, Motion, first_failure
 from cgrefine.status import Status
 from cgrefine.system import System
@@ -35,6 +35,7 @@ class Settings:
 
     n_frames is rounded to whole chunks by `settings`, never here. cutoff_A = 0: the energy needs no
     neighbours. headroom: edges of the first buffer relative to those of the starting frame.
+    check_every: steps from one look at the failure criteria to the next; above 1 with fast forces only.
     """
 
     n_frames: int
@@ -42,8 +43,11 @@ class Settings:
     chunk_frames: int
     cutoff_A: float
     headroom: float = 1.5
+    check_every: int = 1
 
     def __post_init__(self) -> None:
+        if self.stride % self.check_every:
+            raise ValueError(f"a stride of {self.stride} steps is not a multiple of {self.check_every}")
         if self.n_frames % self.chunk_frames:
             raise ValueError(f"{self.n_frames} frames are not whole chunks of {self.chunk_frames}")
 
@@ -55,6 +59,16 @@ class Progress(NamedTuple):
     status: Array
     fail_step: Array
     step: Array
+
+
+class Fast(NamedTuple):
+    """A faster way to the forces of an energy, for replicas of one chain: see `cgrefine.dense`.
+
+    forces(chain, x (3, R, L)) -> (3, R, L), hashable; chain: a tree of arrays.
+    """
+
+    forces: Callable[[Any, Array], Array]
+    chain: Any
 
 
 class Frames(NamedTuple):
@@ -91,17 +105,28 @@ class Chunk(NamedTuple):
 
 
 def settings(
-    duration: float, interval: float, dt: float, cutoff_A: float, max_chunk_frames: int = 10
+    duration: float,
+    interval: float,
+    dt: float,
+    cutoff_A: float,
+    max_chunk_frames: int = 10,
+    check_every: int = 1,
 ) -> Settings:
     """Settings of a run of given duration and saving interval, both in the unit of dt.
 
     The interval is rounded to whole steps and the duration to whole intervals; a chunk is the largest
-    divisor of the number of frames that is not above max_chunk_frames (one compilation serves all).
+    divisor of the number of frames that is not above max_chunk_frames (one compilation serves all), and
+    criteria are looked at every so many steps as is the largest divisor of a stride up to check_every.
     """
     stride = max(1, round(interval / dt))
     n_frames = max(1, round(duration / (stride * dt)))
-    chunk = max(d for d in range(1, min(max_chunk_frames, n_frames) + 1) if n_frames % d == 0)
-    return Settings(n_frames, stride, chunk, cutoff_A)
+    chunk = _largest_divisor(n_frames, max_chunk_frames)
+    look = _largest_divisor(stride, check_every)
+    return Settings(n_frames, stride, chunk, cutoff_A, check_every=look)
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return max(d for d in range(1, min(limit, number) + 1) if number % d == 0)
 
 
 def rollout(
@@ -114,15 +139,20 @@ def rollout(
     integrator: Integrator,
     run: Settings,
     limits: Checks,
+    fast: Fast | None = None,
 ) -> Iterator[Chunk]:
     """Run all graphs from the given positions, with Maxwell momenta, and yield chunks in order.
 
     kT: thermal energy of each graph, kcal/mol. The computation is in the dtype of `positions`: parameters,
     masses and limits are brought to it.
     The same bead_energies, integrator, stride and chunk compile once, whatever the parameters and kT.
+    fast: forces of the same energy, used between frames; each frame's own energy is that of bead_energies.
+    With it a failure is seen, and its replica frozen, every run.check_every steps.
     Ends early when every replica has failed. Raises ValueError on starting positions that are not
-    finite (the status of a replica speaks of dynamics, not of input).
+    finite (the status of a replica speaks of dynamics, not of input), and on check_every without `fast`.
     """
+    if fast is None and run.check_every > 1:
+        raise ValueError(f"criteria every {run.check_every} steps need fast forces, which were not given")
     if not np.isfinite(np.asarray(positions)[system.bead_mask]).all():
         raise ValueError("starting positions hold values that are not finite")
     x = jnp.asarray(positions)
@@ -132,7 +162,8 @@ def rollout(
     kT_bead = jnp.where(system.bead_mask, jnp.asarray(kT, x.dtype)[system.graph_id], 0.0)
     start_key, step_key = jax.random.split(key)
     fixed = (bead_energies, integrator, run.cutoff_A)
-    lengths = (run.stride, run.chunk_frames)
+    lengths = (run.stride // run.check_every, run.chunk_frames, run.check_every)
+    forces, chain = (None, ()) if fast is None else (fast.forces, in_dtype(fast.chain, x.dtype))
     regrown = done = 0
     progress = _start(*fixed, capacity, params, start_key, x, packed, pairs, kT_bead, limits)
     while bool(progress.state.at.overflow):
@@ -140,7 +171,18 @@ def rollout(
         progress = _start(*fixed, capacity, params, start_key, x, packed, pairs, kT_bead, limits)
     while done < run.n_frames:
         after, frames = _advance(
-            *fixed, capacity, *lengths, params, step_key, progress, packed, pairs, kT_bead, limits
+            *fixed,
+            capacity,
+            *lengths,
+            forces,
+            params,
+            step_key,
+            progress,
+            packed,
+            pairs,
+            kT_bead,
+            limits,
+            chain,
         )
         if bool(frames.overflow):
             capacity, regrown = _rounded(1.5 * capacity, pairs), regrown + 1
@@ -186,7 +228,7 @@ def _start(
     bead_energies, integrator, cutoff_A, capacity, params, key, x, system, pairs, kT, limits
 ) -> Progress:
     evaluate = _evaluator(bead_energies, cutoff_A, capacity, system, pairs)
-    state = integrator.pair(evaluate, system.mass, kT).init(key, x, params)
+    state = integrator.pair(evaluate, jnp.asarray(system.mass)[:, None], kT[:, None]).init(key, x, params)
     n_graphs = system.graph_mask.shape[0]
     alive = jnp.full(n_graphs, int(Status.OK), jnp.int32)
     status = first_failure(limits, _motion(state, system, kT), system, alive)
@@ -194,14 +236,16 @@ def _start(
     return Progress(state, status, fail_step, jnp.asarray(0, jnp.int32))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5, 6, 7))
 def _advance(
     bead_energies,
     integrator,
     cutoff_A,
     capacity,
-    stride,
+    looks,
     chunk_frames,
+    check_every,
+    forces,
     params,
     key,
     progress,
@@ -209,11 +253,15 @@ def _advance(
     pairs,
     kT,
     limits,
+    chain,
 ) -> tuple[Progress, Frames]:
-    """One chunk. The key of a step is fold_in(key, step), so a chunk run again repeats its noise."""
+    """One chunk: frames of so many looks at the criteria, of check_every steps each.
+
+    The key of a step is fold_in(key, step), so a chunk run again repeats its noise.
+    """
     evaluate = _evaluator(bead_energies, cutoff_A, capacity, system, pairs)
 
-    def pair_for(before: Progress) -> Pair:
+    def edge_step(before: Progress) -> State:
         """The integrator, its energy shown the last good state wherever the new one must not be seen."""
         alive = (before.status == Status.OK)[system.graph_id]
 
@@ -221,12 +269,18 @@ def _advance(
             usable = alive & jnp.all(jnp.isfinite(x), axis=1)
             return evaluate(params, jnp.where(usable[:, None], x, before.state.positions))
 
-        return integrator.pair(guarded, system.mass, kT)
+        pair = integrator.pair(guarded, system.mass[:, None], kT[:, None])
+        return pair.step(jax.random.fold_in(key, before.step + 1), before.state, params)
 
-    def one_step(carry, _):
+    def propose(before: Progress) -> State:
+        if forces is None:
+            return edge_step(before)
+        return _fast_steps(integrator, forces, chain, check_every, key, before, system, kT)
+
+    def one_look(carry, _):
         before, overflow, heat = carry
-        step = before.step + 1
-        proposal = pair_for(before).step(jax.random.fold_in(key, step), before.state, params)
+        step = before.step + check_every
+        proposal = propose(before)
         status = first_failure(limits, _motion(proposal, system, kT), system, before.status)
         alive = (status == Status.OK)[system.graph_id]
         state = _chosen(alive, proposal, before.state)
@@ -237,13 +291,19 @@ def _advance(
     def one_frame(carry, _):
         before, overflow = carry
         heat = jnp.zeros(system.graph_mask.shape[0], before.state.positions.dtype)
-        (after, overflow, heat), _ = jax.lax.scan(one_step, (before, overflow, heat), None, stride)
+        (after, overflow, heat), _ = jax.lax.scan(one_look, (before, overflow, heat), None, looks)
+        if forces is not None:
+            at = evaluate(params, after.state.positions)
+            after = after._replace(
+                state=after.state._replace(at=after.state.at._replace(energies=at.energies))
+            )
+            overflow = overflow | at.overflow
         potential = energy.graph_energies(after.state.at.energies, system.graph_id, heat.shape[0])
         frame = (
             after.state.positions,
             potential,
             _kinetic(after.state, system),
-            heat / stride,
+            heat / looks,
             after.status == Status.OK,
         )
         return (after, overflow), frame
@@ -251,6 +311,38 @@ def _advance(
     none = jnp.asarray(False)
     (progress, overflow), frames = jax.lax.scan(one_frame, (progress, none), None, chunk_frames)
     return progress, Frames(*frames, overflow=overflow)
+
+
+def _fast_steps(
+    integrator, forces, chain, steps: int, key: Array, before: Progress, system: System, kT
+) -> State:
+    """`steps` steps of replicas of one chain with components first, each about its own first bead.
+
+    Replicas do not touch each other here, so what becomes of a failed one needs no guard. The energies
+    of the state are left as they were.
+    """
+    replicas = system.graph_mask.shape[0]
+
+    def first(rows):  # (n, ...) -> (..., R, L)
+        return jnp.moveaxis(rows.reshape(replicas, -1, *rows.shape[1:]), (0, 1), (-2, -1))
+
+    def last(columns):
+        return jnp.moveaxis(columns, 0, -1).reshape(-1, 3)
+
+    def evaluate(params, x):
+        return Evaluation(jnp.zeros((), x.dtype), forces(params, x), jnp.asarray(False))
+
+    pair = integrator.pair(evaluate, first(jnp.asarray(system.mass)), first(kT))
+    origin = first(before.state.positions)[:, :, :1]
+    at = evaluate(chain, first(before.state.positions) - origin)
+    state = State(first(before.state.positions) - origin, first(before.state.momenta), at)
+
+    def step(state, index):
+        return pair.step(jax.random.fold_in(key, index), state, chain), None
+
+    state, _ = jax.lax.scan(step, state, before.step + 1 + jnp.arange(steps, dtype=jnp.int32))
+    known = before.state.at._replace(forces=last(state.at.forces))
+    return State(last(state.positions + origin), last(state.momenta), known)
 
 
 def _chosen(alive: Bool[Array, " beads"], new: State, old: State) -> State:

@@ -286,11 +286,12 @@ def test_iupac_sign_on_an_ideal_helix_and_strand():
 
 
 def test_wca_by_hand():
-    """ε at σ, zero from 2^(1/6) σ on, 4·4032 + 1 times ε at σ/2 (with the linear core below)."""
+    """ε at σ, zero from 2^(1/6) σ on, 4·4032 + 1 times ε at σ/2 (with the core below)."""
     at = values(wca, [SIGMA, WCA_END, WCA_END + 0.1, SIGMA / 2])
     assert at == pytest.approx([1.5, 0.0, 0.0, 1.5 * (4 * (4096 - 64) + 1)], rel=1e-12, abs=1e-12)
     assert slopes(wca, [SIGMA])[0] == pytest.approx(-1.5 * 24 / SIGMA, rel=1e-12)
-    assert slopes(wca, [0.0, 1.0]) == pytest.approx(slopes(wca, [SIGMA / 2]).repeat(2), rel=1e-12)
+    core = slopes(wca, [SIGMA / 2])[0]
+    assert slopes(wca, [0.0, SIGMA / 8]) == pytest.approx([0.0, 0.25 * core], rel=1e-12)
 
 
 def test_debye_huckel_by_hand():
@@ -300,7 +301,7 @@ def test_debye_huckel_by_hand():
     assert values(charged, [8.0])[0] == pytest.approx(expected, rel=1e-6)
     assert pytest.approx(332.06371, rel=1e-7) == units.COULOMB
     assert values(charged, [FAR, FAR + 1.0, 1e6]) == pytest.approx(0.0, abs=0.0)
-    assert slopes(charged, [0.0, 0.5]) == pytest.approx(slopes(charged, [1.0]).repeat(2), rel=1e-12)
+    assert slopes(charged, [0.0, 0.5]) == pytest.approx(slopes(charged, [1.0])[0] * np.array([0.0, 0.5]))
 
 
 def test_repulsion_by_hand():
@@ -308,7 +309,7 @@ def test_repulsion_by_hand():
     edge = (3.8 / 6.5) ** 12
     assert edge == pytest.approx(1.5932e-3, rel=1e-3)
     for r, bare in ((3.0, 17.07), (3.5, 2.683), (3.8, 1.0), (4.5, 0.1314)):
-        expected = 1.5 * ((3.8 / r) ** 12 - edge * (1.0 + 12.0 * (1.0 - r / 6.5)))
+        expected = 1.5 * ((3.8 / r) ** 12 - edge * (1.0 + 6.0 * (1.0 - (r / 6.5) ** 2)))
         assert values(repulsion, [r])[0] == pytest.approx(expected, rel=1e-12)
         assert (3.8 / r) ** 12 == pytest.approx(bare, rel=1e-3)
 
@@ -320,10 +321,10 @@ def test_repulsion_ends_at_the_cutoff():
     assert float(repulsion(jnp.asarray(CUTOFF - 1e-3))) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_repulsion_is_linear_in_the_core_and_finite_in_float32():
-    """Slope below σ/2 is that at σ/2; no overflow down to contact, nor in the gradient to σ."""
-    slope = slopes(repulsion, [0.0, 0.7, SIGMA / 2])
-    assert np.allclose(slope, slope[2], rtol=1e-12)
+def test_repulsion_is_a_parabola_in_the_core_and_finite_in_float32():
+    """Slope below σ/2 is that at σ/2 times r/(σ/2); no overflow down to contact, nor in the gradient to σ."""
+    slope = slopes(repulsion, [0.0, SIGMA / 8, SIGMA / 2])
+    assert np.allclose(slope, slope[2] * np.array([0.0, 0.25, 1.0]), rtol=1e-12)
     small = jnp.asarray(np.array([0.0, 1e-6, 0.3]), jnp.float32)
     assert np.all(np.isfinite(repulsion(small))) and repulsion(small).dtype == jnp.float32
 
@@ -335,7 +336,7 @@ def test_repulsion_is_linear_in_the_core_and_finite_in_float32():
 
 @pytest.mark.parametrize(("form", "end"), [(repulsion, CUTOFF), (wca, WCA_END)])
 def test_repulsion_always_pushes_apart(form, end):
-    assert np.all(slopes(form, np.linspace(0.0, end - 1e-3, 128)) < 0.0)
+    assert np.all(slopes(form, np.linspace(1e-3, end - 1e-3, 128)) < 0.0)
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -31,7 +31,7 @@ def evaluate_with(energy, wrong=False):
 
 def run(integrator, evaluate, params, x0, mass, kT, steps, key=KEY):
     """The state after so many steps, compiled."""
-    pair = integrator.pair(evaluate, mass, kT)
+    pair = integrator.pair(evaluate, mass[:, None], kT[:, None])
     first, rest = jax.random.split(key)
 
     def body(i, state):
@@ -109,7 +109,7 @@ def test_one_step_without_noise_is_that_of_jax_md():
     x0 = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)))
     p0 = jnp.asarray(np.random.default_rng(1).normal(size=(5, 3)))
     evaluate = evaluate_with(analytic.harmonic)
-    pair = Langevin(dt, friction).pair(evaluate, jnp.full(5, m), jnp.zeros(5))
+    pair = Langevin(dt, friction).pair(evaluate, jnp.full((5, 1), m), jnp.zeros((5, 1)))
     state = pair.init(KEY, x0, {"k": k})._replace(momenta=p0)
     ours = pair.step(KEY, state, {"k": k})
     init, apply = simulate.nvt_langevin(
@@ -124,7 +124,7 @@ def test_one_step_without_noise_is_that_of_jax_md():
 def test_beads_without_kT_rest():
     """Padding has kT = 0: no momentum, no noise."""
     kT = jnp.asarray([0.6, 0.0])
-    p = maxwell_momenta(KEY, jnp.full(2, 50.0), kT)
+    p = maxwell_momenta(KEY, jnp.zeros((2, 3)), jnp.full((2, 1), 50.0), kT[:, None])
     assert np.all(p[1] == 0) and np.all(p[0] != 0)
 
 
@@ -134,7 +134,7 @@ def test_velocity_verlet_is_of_second_order():
     evaluate = evaluate_with(analytic.harmonic)
 
     def energies(dt, n=200):
-        pair = VelocityVerlet(dt).pair(evaluate, jnp.full(3, m), jnp.full(3, 0.6))
+        pair = VelocityVerlet(dt).pair(evaluate, jnp.full((3, 1), m), jnp.full((3, 1), 0.6))
 
         def body(state, _):
             state = pair.step(KEY, state, {"k": k})

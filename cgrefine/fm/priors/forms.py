@@ -165,27 +165,41 @@ def shifted_repulsion(
     exponent: int,
     cutoff_A: float,
 ) -> Float[Array, "..."]:
-    """ε [(σ/r)ⁿ - (σ/r_c)ⁿ + n (σ/r_c)ⁿ (r - r_c)/r_c]: value and slope are zero at r_c, and beyond it.
+    """ε [(σ/r)ⁿ - (σ/r_c)ⁿ + ½ n (σ/r_c)ⁿ (r²/r_c² - 1)]: value and slope are zero at r_c, and beyond it.
 
-    r, σ, r_c in Å, ε in kcal/mol, no factor 4. Below r_s = σ/2 (`CORE_FRACTION`) the energy goes on as
-    the tangent at r_s: repulsive with the constant force -U'(r_s) (26 000 kcal/mol/Å for n = 12, σ = 3.8),
-    finite in float32. No force is lost or hidden: r is not clamped, the formula is another one there.
+    r, σ, r_c in Å, ε in kcal/mol, no factor 4. Below r_s = σ/2 (`CORE_FRACTION`) the energy goes on as a
+    parabola of r that has value and slope at r_s and its top at r = 0: repulsive with the force
+    -U'(r_s) r/r_s (26 000 kcal/mol/Å at r_s for n = 12, σ = 3.8), smooth at contact and finite in float32.
+    No force is lost or hidden: r is not clamped, the formula is another one there.
     """
     edge = (sigma / cutoff_A) ** exponent
 
     def bare(x: Array) -> tuple[Array, Array]:
         power = (sigma / x) ** exponent
-        value = power - edge + exponent * edge * (x - cutoff_A) / cutoff_A
-        return value, exponent * (edge / cutoff_A - power / x)
+        value = power - edge + 0.5 * exponent * edge * (x**2 / cutoff_A**2 - 1.0)
+        return value, exponent * (edge * x / cutoff_A**2 - power / x)
 
     return epsilon * _with_core(bare, r, CORE_FRACTION * sigma, cutoff_A)
+
+
+def shifted_repulsion_constants(
+    sigma: Float[Array, "..."], epsilon: float, exponent: int, cutoff_A: float
+) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
+    """n ε σⁿ, n ε (σ/r_c)ⁿ/r_c², r_s²: with w = 1/r², r² held between r_s² and r_c², the slope of
+    `shifted_repulsion` is -U'/r = n ε σⁿ w^(n/2+1) - n ε (σ/r_c)ⁿ/r_c². No root, for even n."""
+    scale = exponent * epsilon
+    return (
+        scale * sigma**exponent,
+        scale * (sigma / cutoff_A) ** exponent / cutoff_A**2,
+        (CORE_FRACTION * sigma) ** 2,
+    )
 
 
 def wca(r: Float[Array, "..."], sigma: Float[Array, "..."], epsilon: float) -> Float[Array, "..."]:
     """4ε [(σ/r)¹² - (σ/r)⁶] + ε up to r_m = 2^(1/6) σ, zero with zero slope from there on.
 
     r, σ in Å, ε in kcal/mol: ε at r = σ. LAMMPS has it as lj/cut with cutoff r_m and pair_modify shift yes.
-    Below σ/2 it goes on as the tangent there, see `shifted_repulsion`. Each pair ends at its own r_m; the
+    Below σ/2 it goes on as a parabola, see `shifted_repulsion`. Each pair ends at its own r_m; the
     curvature jumps there, by 57 ε/σ². Weeks, Chandler & Andersen, J. Chem. Phys. 54, 5237 (1971).
     """
 
@@ -206,7 +220,7 @@ def debye_huckel(
     """q_i q_j C/ε_r [g(r) - g(r_c) - g'(r_c) (r - r_c)], g(r) = exp(-r/λ)/r, C = `units.COULOMB`.
 
     Charges in elementary charges, r, λ, r_c in Å; positive for like charges. Value and slope are zero at
-    r_c, and beyond it. Below 1 Å (`CHARGE_CORE_A`) it goes on as the tangent there. LAMMPS has the
+    r_c, and beyond it. Below 1 Å (`CHARGE_CORE_A`) it goes on as a parabola with its end at 0. LAMMPS has the
     unshifted energy as coul/debye with kappa = 1/λ.
     """
 
@@ -229,8 +243,8 @@ def _with_core(
     core: Float[Array, "..."] | float,
     cutoff: Float[Array, "..."] | float,
 ) -> Float[Array, "..."]:
-    """A pair energy (value and slope of r) up to its cutoff, its tangent below the core, zero beyond."""
+    """A pair energy (value and slope of r) up to its cutoff, a parabola below the core, zero beyond."""
     in_core, acts = r < core, r < cutoff
     x = jnp.where(in_core, core, jnp.where(acts, r, cutoff))
     value, slope = bare(x)
-    return jnp.where(acts, value + jnp.where(in_core, slope * (r - x), 0.0), 0.0)
+    return jnp.where(acts, value + jnp.where(in_core, 0.5 * slope * (r**2 / x - x), 0.0), 0.0)

@@ -184,6 +184,20 @@ class Power:
         sigma = jnp.asarray(params["sigma"])[species_i, species_j]
         return forms.shifted_repulsion(r, sigma, self.epsilon, self.exponent, self.cutoff_A)
 
+    def pair_constants(self, params, species_i, species_j, acts):
+        """Of `dense.FastPair`: see `forms.shifted_repulsion_constants`."""
+        sigma = jnp.asarray(params["sigma"])[species_i, species_j]
+        fixed = forms.shifted_repulsion_constants(sigma, self.epsilon, self.exponent, self.cutoff_A)
+        return acts * fixed[0], acts * fixed[1], fixed[2]
+
+    def slope_over_r(self, constants, squared):
+        """-U'(r)/r of r² in Å², kcal/mol/Å²."""
+        steep, edge, core = constants
+        held = jnp.clip(squared, core, self.cutoff_A**2)
+        if self.exponent % 2 == 0:
+            return steep * (1.0 / held) ** (self.exponent // 2 + 1) - edge
+        return steep * jnp.sqrt(held) / held ** ((self.exponent + 3) // 2) - edge
+
 
 @dataclass(frozen=True)
 class Wca:
