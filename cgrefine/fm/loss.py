@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from cgrefine import energy
 from cgrefine.data.packing import Batch
 from cgrefine.energy import BeadEnergies, NetworkTerm, Params
+from cgrefine.fm.priors.parameters import Scaling, mean_square
 
 
 def force_mse(
@@ -50,3 +51,24 @@ def matching_loss(
     """`force_mse` of the network's forces against the residual."""
     predicted = energy.forces(network, params, jnp.asarray(batch.positions), batch.system, batch.neighbors)
     return force_mse(predicted, residual, batch.weight)
+
+
+def joint_loss(
+    network: NetworkTerm,
+    prior: BeadEnergies,
+    scaling: Scaling,
+    params: Params,
+    prior_params: Params,
+    batch: Batch,
+    penalty: float,
+) -> Float[Array, ""]:
+    """`matching_loss` of network and priors together, and what holds the priors to their fit.
+
+    params: "network", and "priors" as z of `scaling`, deviations from prior_params. The second part is
+    penalty · mean z² times the mean square of the batch's target forces, as in `priors.refit`.
+    """
+    moved = scaling.params(prior_params, params["priors"])
+    misfit = matching_loss(network, params["network"], batch, residual_forces(prior, moved, batch))
+    target = jnp.asarray(batch.target_forces)
+    unit = force_mse(jnp.zeros_like(target), target, batch.weight)
+    return misfit + penalty * unit * mean_square(params["priors"])

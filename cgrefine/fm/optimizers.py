@@ -1,5 +1,6 @@
 """The optimiser of force matching, put together from optax."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,16 +23,26 @@ def schedule(learning_rate: float, steps: int, warmup_fraction: float) -> optax.
     )
 
 
-def adabelief(rate: optax.Schedule, clip_norm: float, weight_decay: float) -> optax.GradientTransformation:
+def matrices(params: Any) -> Any:
+    """Which leaves have two axes or more: those that decay."""
+    return jax.tree.map(lambda leaf: jnp.ndim(leaf) >= 2, params)
+
+
+def adabelief(
+    rate: optax.Schedule,
+    clip_norm: float,
+    weight_decay: float,
+    decaying: Callable[[Any], Any] = matrices,
+) -> optax.GradientTransformation:
     """AdaBelief (Zhuang et al., NeurIPS 2020) with the global norm clipped before it.
 
-    Decoupled weight decay acts on matrices only. An update that is not finite is skipped and counted,
-    see `skipped`.
+    Decoupled weight decay acts on the leaves that `decaying` chooses. An update that is not finite is
+    skipped and counted, see `skipped`.
     """
     inner = optax.chain(
         optax.clip_by_global_norm(clip_norm),
         optax.scale_by_belief(),
-        optax.add_decayed_weights(weight_decay, mask=_is_matrix),
+        optax.add_decayed_weights(weight_decay, mask=decaying),
         optax.scale_by_learning_rate(rate),
     )
     return optax.apply_if_finite(inner, max_consecutive_errors=EVERY_FAILURE)
@@ -40,7 +51,3 @@ def adabelief(rate: optax.Schedule, clip_norm: float, weight_decay: float) -> op
 def skipped(state: Any) -> int:
     """Number of updates that were not finite and not applied, in a state of `adabelief`."""
     return int(state.total_notfinite)
-
-
-def _is_matrix(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.ndim(leaf) >= 2, params)

@@ -1,4 +1,4 @@
-"""Force matching of a network on top of fixed priors: an init/step pair, and the loop over epochs.
+"""Force matching of a network on top of priors, fixed or trained along: an init/step pair, and the epochs.
 
 Nothing here reads or writes files: `fit` yields what happened in each epoch, with a snapshot from which
 it can go on to exactly the same numbers.
@@ -22,10 +22,14 @@ from cgrefine.data.loader import Decoys, Packed, Reading, each, sweep, training_
 from cgrefine.data.packing import Batch, Budget, budget_for, estimated_batches
 from cgrefine.energy import NetworkTerm, Params, SumOfTerms
 from cgrefine.fm import loss, optimizers
+from cgrefine.fm.priors.parameters import Scaling
 
 
 class FitState(NamedTuple):
-    """params: of the network; opt_state: of the optimiser; step () int32: updates asked for so far."""
+    """params: of the network; or of "network" and "priors" when these are trained as well, as z of a Scaling.
+
+    opt_state: of the optimiser; step () int32: updates asked for so far.
+    """
 
     params: Params
     opt_state: Any
@@ -81,19 +85,50 @@ def force_matching(
 ) -> tuple[Callable[[Params], FitState], Callable[..., tuple[FitState, FitInfo]]]:
     """init(params) -> FitState, and step(state, batch, prior_params) -> (FitState, FitInfo)."""
 
+    def of_network(batch: Batch, prior_params: Params) -> Callable[[Params], Array]:
+        residual = loss.residual_forces(prior, prior_params, batch)
+        return lambda params: loss.matching_loss(network, params, batch, residual)
+
+    return _descending(of_network, optimizer)
+
+
+def joint_matching(
+    network: NetworkTerm,
+    prior: SumOfTerms,
+    scaling: Scaling,
+    penalty: float,
+    optimizer: optax.GradientTransformation,
+) -> tuple[Callable[[Params], FitState], Callable[..., tuple[FitState, FitInfo]]]:
+    """As `force_matching`, for params of "network" and "priors": see `loss.joint_loss`."""
+
+    def of_both(batch: Batch, prior_params: Params) -> Callable[[Params], Array]:
+        return lambda params: loss.joint_loss(network, prior, scaling, params, prior_params, batch, penalty)
+
+    return _descending(of_both, optimizer)
+
+
+def _descending(
+    loss_of: Callable[[Batch, Params], Callable[[Params], Array]], optimizer: optax.GradientTransformation
+) -> tuple[Callable[[Params], FitState], Callable[..., tuple[FitState, FitInfo]]]:
+    """init and step for loss_of(batch, prior_params), a function of the parameters."""
+
     def init(params: Params) -> FitState:
         return FitState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
     def step(state: FitState, batch: Batch, prior_params: Params) -> tuple[FitState, FitInfo]:
-        residual = loss.residual_forces(prior, prior_params, batch)
-        value, gradient = jax.value_and_grad(lambda p: loss.matching_loss(network, p, batch, residual))(
-            state.params
-        )
+        value, gradient = jax.value_and_grad(loss_of(batch, prior_params))(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return FitState(params, opt_state, state.step + 1), FitInfo(value, optax.tree.norm(gradient))
 
     return init, step
+
+
+def parts(params: Params, prior_params: Params, scaling: Scaling | None) -> tuple[Params, Params]:
+    """Parameters of the network and of the priors, from those of a FitState and those the fit began with."""
+    if scaling is None:
+        return params, prior_params
+    return params["network"], scaling.params(prior_params, params["priors"])
 
 
 def fit(
@@ -105,27 +140,36 @@ def fit(
     settings: Train,
     loader: Loader,
     start: Snapshot | None = None,
+    scaling: Scaling | None = None,
 ) -> Iterator[Epoch]:
     """Train the network in float32, yielding each epoch; the last snapshot holds the best parameters.
 
-    Both sets must have their edges within the longest cutoff of network and prior. Raises InputError
-    when a set is empty or a frame exceeds settings.batch_beads. The learning rate follows the estimated
-    number of steps, and stays at its end when there are a few more.
+    scaling: given when the priors are trained as well, held by settings.prior_penalty; see `parts`. Both
+    sets must have their edges within the longest cutoff of network and prior. Raises InputError when a set
+    is empty or a frame exceeds settings.batch_beads. The learning rate follows the estimated number of
+    steps, and stays at its end when there are a few more.
     """
     budget = budget_for([training, validation], settings.batch_beads, loader.edge_headroom)
     reading = Reading(loader.buffer_frames, loader.prefetch, loader.workers)
     decoys = Decoys(settings.decoy_fraction, settings.decoy_noise_A, settings.decoy_weight)
     per_epoch = estimated_batches(training, budget, decoys.fraction, loader.buffer_frames)
     rate = optimizers.schedule(settings.learning_rate, per_epoch * settings.epochs, settings.warmup_fraction)
-    optimizer = optimizers.adabelief(rate, settings.clip_norm, settings.weight_decay)
-    init, step = force_matching(network, prior, optimizer)
+    prior_params = single(prior_params)
+    if scaling is None:
+        optimizer = optimizers.adabelief(rate, settings.clip_norm, settings.weight_decay)
+        init, step = force_matching(network, prior, optimizer)
+    else:
+        optimizer = optimizers.adabelief(rate, settings.clip_norm, settings.weight_decay, of_the_network)
+        init, step = joint_matching(network, prior, scaling, settings.prior_penalty, optimizer)
     advance = jax.jit(step, donate_argnums=0)
     measure = validator(network, prior, validation, budget, reading)
-    prior_params = single(prior_params)
 
     if start is None:
-        state = init(single(network.init(jax.random.key(settings.seed))))
-        errors = measure(state.params, prior_params)
+        params = single(network.init(jax.random.key(settings.seed)))
+        if scaling is not None:
+            params = {"network": params, "priors": scaling.zeros(prior_params, jnp.float32)}
+        state = init(params)
+        errors = measure(*parts(state.params, prior_params, scaling))
         snapshot = Snapshot(0, settings.seed, on_host(state), on_host(state.params), errors.model, 0)
         yield Epoch(0, 0, math.nan, math.nan, 0.0, errors, math.nan, math.nan, 0, snapshot)
     else:
@@ -134,7 +178,7 @@ def fit(
     for epoch in range(snapshot.epoch + 1, settings.epochs + 1):
         made = each(training_batches(training, budget, settings.seed, epoch, decoys, reading))
         state, infos, slots_used, seconds = _one_epoch(advance, state, made, prior_params)
-        errors = measure(state.params, prior_params)
+        errors = measure(*parts(state.params, prior_params, scaling))
         snapshot = _advanced(snapshot, epoch, state, errors.model)
         yield _log(epoch, infos, rate, errors, seconds, slots_used, snapshot)
 
@@ -163,6 +207,12 @@ def validator(
         return ForceErrors(*(total / beads).tolist())
 
     return measure
+
+
+def of_the_network(params: Params) -> Params:
+    """What decays: matrices of the network, no parameter of the priors, which their penalty holds."""
+    fixed = jax.tree.map(lambda leaf: False, params["priors"])
+    return {"network": optimizers.matrices(params["network"]), "priors": fixed}
 
 
 def single(params: Params) -> Params:

@@ -9,7 +9,10 @@ from cgrefine import energy
 from cgrefine.data.frames import frame_set
 from cgrefine.data.loader import Decoys, Reading, each, sweep, training_batches
 from cgrefine.data.packing import budget_for
+from cgrefine.energy import SumOfTerms
 from cgrefine.fm import loss
+from cgrefine.fm.priors.parameters import scaling
+from cgrefine.fm.priors.terms import prior_terms
 from tests.fm.toy import PRIOR, PRIOR_PARAMS, RADIAL, domain
 
 READING = Reading(buffer_frames=16, prefetch=1, workers=0)
@@ -55,3 +58,22 @@ def test_matching_loss_vanishes_for_the_teacher():
     teacher = loss.matching_loss(RADIAL, {"height": jnp.asarray([6.0, -3.0])}, batch, residual)
     nothing = loss.matching_loss(RADIAL, {"height": jnp.zeros(2)}, batch, residual)
     assert float(teacher) < 1e-9 * float(nothing)
+
+
+def test_joint_loss_by_hand():
+    """Both wrong: the error of network and moved prior together, and the penalty of z = (2, 0)."""
+    frames = frame_set([domain(6, 2, seed=2)], validation=False, cutoff_A=9.0)
+    batch = next(each(sweep(frames, budget_for([frames], 12, 1.05), READING))).batch
+    facts = {"terms": [{"name": "bond", "kind": "bond", "form": "harmonic", "classes": "global"}]}
+    fitted = {"bond": {"k": jnp.full(2, 100.0), "x0": jnp.full(2, 3.8)}}
+    prior, scales = SumOfTerms(prior_terms(facts)), scaling(facts, fitted, 0.6)
+    z = {"bond": {"k": jnp.asarray([2.0, 0.0]), "x0": jnp.zeros(2)}}
+    params = {"network": {"height": jnp.asarray([5.0, 0.0])}, "priors": z}
+    value = loss.joint_loss(RADIAL, prior, scales, params, fitted, batch, 0.1)
+    stiff = {"bond": {"k": 100.0 * jnp.exp(jnp.asarray([0.6, 0.0])), "x0": jnp.full(2, 3.8)}}
+    both = SumOfTerms((*prior.terms, RADIAL))
+    x = jnp.asarray(batch.positions)
+    found = energy.forces(both, {**stiff, "network": params["network"]}, x, batch.system, batch.neighbors)
+    error = loss.force_mse(found, batch.target_forces, batch.weight)
+    square = loss.force_mse(jnp.zeros_like(found), batch.target_forces, batch.weight)
+    assert float(value) == pytest.approx(float(error) + 0.1 * float(square) * 2.0**2 / 4, rel=1e-6)

@@ -187,8 +187,8 @@ print(json.dumps({"there_are": len(jax.devices()), "double": bool(jax.config.jax
 
 
 def test_two_devices_give_the_numbers_of_one():
-    """Thirteen batches of 6 chains on one device, and fourteen, one of them empty, on two; float64 in a process
-    whose default is float32. Losses of every iteration to 1e-12, parameters to 1e-9."""
+    """Thirteen batches of 6 chains on one device, and fourteen, one of them empty, on two; float64 in a
+    process whose default is float32. Losses of every iteration to 1e-12, parameters to 1e-9."""
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     environment["JAX_PLATFORMS"] = "cpu"
     root = Path(__file__).parents[2]

@@ -12,10 +12,13 @@ from cgrefine.config.schema import Loader, Train
 from cgrefine.data.frames import frame_set, mean_neighbors
 from cgrefine.data.loader import Reading, each, sweep
 from cgrefine.data.packing import budget_for, estimated_batches
+from cgrefine.energy import SumOfTerms
 from cgrefine.errors import InputError
 from cgrefine.fm import optimizers, snapshots
 from cgrefine.fm.models.registry import network_term
-from cgrefine.fm.train import FitState, fit, force_matching, on_host, single
+from cgrefine.fm.priors.parameters import scaling
+from cgrefine.fm.priors.terms import prior_terms
+from cgrefine.fm.train import FitState, fit, force_matching, of_the_network, on_host, parts, single
 from tests.fm.toy import CUTOFF, PRIOR, PRIOR_PARAMS, RADIAL, TEACHER, domain
 
 SETTINGS = Train(epochs=12, batch_beads=40, learning_rate=0.5, clip_norm=1e6, decoy_fraction=0.0)
@@ -28,9 +31,9 @@ def sets():
     return [frame_set(domains, validation=v, cutoff_A=CUTOFF) for v in (False, True)]
 
 
-def trained(sets, settings=SETTINGS, network=RADIAL, start=None):
+def trained(sets, settings=SETTINGS, network=RADIAL, start=None, prior=PRIOR, prior_params=PRIOR_PARAMS):
     training, validation = sets
-    return list(fit(network, PRIOR, PRIOR_PARAMS, training, validation, settings, LOADER, start))
+    return list(fit(network, prior, prior_params, training, validation, settings, LOADER, start))
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +108,79 @@ def test_a_snapshot_of_another_model_is_refused(log, tmp_path):
     with pytest.raises(InputError, match="no snapshot of this model"):
         snapshots.newest(tmp_path, like=other)
     assert snapshots.newest(tmp_path / "absent", like=like) is None
+
+
+BOND_FACTS = {"terms": [{"name": "bond", "kind": "bond", "form": "harmonic", "classes": "global"}]}
+WRONG_BOND = {"bond": {"k": np.array([60.0, 60.0]), "x0": np.array([3.83, 2.95])}}
+JOINT = SETTINGS.model_copy(
+    update={"train_priors": True, "prior_penalty": 1e-4, "learning_rate": 0.3, "epochs": 16}
+)
+
+
+def jointly(sets, settings=JOINT, start=None, prior_params=WRONG_BOND):
+    prior = SumOfTerms(prior_terms(BOND_FACTS))
+    scales = scaling(BOND_FACTS, prior_params, 0.6)
+    training, validation = sets
+    log = list(fit(RADIAL, prior, prior_params, training, validation, settings, LOADER, start, scales))
+    return log, scales
+
+
+@pytest.fixture(scope="module")
+def joint(sets):
+    return jointly(sets)
+
+
+def test_priors_are_trained_along(sets, joint):
+    """A prior of k 60, x0 3.83 is brought to the teacher's 100 and 3.8, and the network to its own."""
+    log, scales = joint
+    best = log[-1].snapshot
+    network, priors = parts(best.best_params, single(WRONG_BOND), scales)
+    assert np.allclose(priors["bond"]["k"][0], 100.0, rtol=0.02)
+    assert np.allclose(priors["bond"]["x0"][0], 3.8, atol=0.002)
+    assert np.array_equal(priors["bond"]["k"][1], np.float32(60.0)), "there is no cis bond"
+    assert np.allclose(network["height"], TEACHER["height"], rtol=0.05)
+    assert log[best.best_epoch].validation.prior < 0.9 * log[0].validation.prior
+    assert best.best_mse < 1e-2 * log[best.best_epoch].validation.prior
+
+
+def test_the_penalty_holds_the_priors(sets, joint):
+    """No deviation of 0.05 at a penalty of 1e4, where a weak one lets them go further than 1."""
+    log, _ = jointly(
+        sets, JOINT.model_copy(update={"prior_penalty": 1e4, "learning_rate": 1e-2, "epochs": 4})
+    )
+    for moved in jax.tree.leaves(log[-1].snapshot.state.params["priors"]):
+        assert np.all(np.abs(moved) < 0.05)
+    free = jax.tree.leaves(joint[0][-1].snapshot.state.params["priors"])
+    assert max(float(np.abs(moved).max()) for moved in free) > 1.0
+
+
+def test_resumed_training_of_priors_gives_the_same_numbers(sets, joint, tmp_path):
+    log, _ = joint
+    with snapshots.snapshots(tmp_path / "checkpoints", keep=1) as manager:
+        snapshots.write(manager, log[6].snapshot)
+    start = snapshots.newest(tmp_path / "checkpoints", like=log[0].snapshot)
+    assert start is not None and start.epoch == 6
+    again, _ = jointly(sets, start=start)
+    for one, other in zip(again, log[7:], strict=True):
+        assert one.train_loss == other.train_loss and one.validation == other.validation
+    for one, other in zip(
+        jax.tree.leaves(again[-1].snapshot), jax.tree.leaves(log[-1].snapshot), strict=True
+    ):
+        assert np.array_equal(one, other)
+
+
+def test_without_priors_their_error_is_that_of_no_model(sets):
+    few = SETTINGS.model_copy(update={"epochs": 2})
+    for entry in trained(sets, few, prior=SumOfTerms(()), prior_params={}):
+        assert entry.validation.prior == entry.validation.zero
+
+
+def test_priors_do_not_decay():
+    optimizer = optimizers.adabelief(lambda count: 0.1, 1.0, 0.5, of_the_network)
+    params = {"network": {"w": jnp.ones((2, 2))}, "priors": {"repulsion": {"sigma": jnp.ones((2, 2))}}}
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    network, sigma = jax.tree.leaves(updates)
+    assert np.allclose(network, -0.05) and np.all(sigma == 0.0)
 
 
 def test_updates_that_are_not_finite_are_skipped_and_counted(sets):
