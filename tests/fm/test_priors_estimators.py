@@ -8,6 +8,7 @@ the region that holds 99 % is four times that, and the energies are those of the
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from cgrefine.config.schema import AnglePrior, BondPrior, DihedralPrior, Priors
 from cgrefine.fm.priors import bootstrap, classes, diagnostics, estimators
@@ -35,6 +36,15 @@ def test_bond_is_given_back():
     assert found["k"][0] == pytest.approx(160.0, rel=2e-2)
     assert abs(found["k"][0] - 160.0) < 4 * 160.0 * np.sqrt(2 / N)
     assert abs(found["x0"][0] - 3.85) < 4 * np.sqrt(KT / 160.0 / N)
+
+
+def test_bins_do_not_widen_a_bond():
+    """Endless samples of a Gaussian p/r² of a bin and a half: variance to 1 % (of it the bins are 4 %)."""
+    estimator, observed = bonds()
+    sigma = 1.5 * 0.005
+    observed[0] = estimator.centres**2 * np.diff(norm.cdf(edges("bond"), 3.8013, sigma))
+    found = estimator.own(observed, np.ones_like(observed), 0)
+    assert found[0, 1] == pytest.approx(sigma**2, rel=0.01)
 
 
 def test_bond_without_its_jacobian():
