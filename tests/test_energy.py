@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cgrefine import energy, neighbors, system
+from tests.chains import chain_from_internal
 
 SPECIES = [0, 7, 14, 3, 4, 5, 6]
 BOND = energy.BondedTerm("bond", "bond", lambda p, r, kind: 0.5 * p * (r - 3.8) ** 2)
@@ -96,3 +97,39 @@ def test_separation_two_and_chain_breaks():
     broken = system.pack([system.topology_from_species([0] * 4, breaks=[2])])
     assert np.count_nonzero(evaluate(PAIR, 1.0, x, whole)[0]) == 2
     assert np.count_nonzero(evaluate(PAIR, 1.0, x, broken)[0]) == 4
+
+
+def test_switch_of_straight_angles_by_hand():
+    """1 up to 150°, ¾ at 165°, 0 at 180° with slope -2/30°; no slope at 150°, and none in between jumps."""
+    low, high = np.deg2rad(150.0), np.pi
+    theta = jnp.asarray([0.0, 1.0, low, np.deg2rad(165.0), high])
+    assert energy.straight_switch(theta, (low, high)) == pytest.approx([1.0, 1.0, 1.0, 0.75, 0.0])
+    slope = jax.vmap(jax.grad(lambda t: energy.straight_switch(t, (low, high))))
+    assert slope(jnp.asarray([low - 1e-9, low + 1e-9, high - 1e-9])) == pytest.approx(
+        [0.0, 0.0, -2.0 / (high - low)], abs=1e-6
+    )
+
+
+def test_a_damped_dihedral_by_hand():
+    """sin 50° times ¾ for an angle of 165°, times 1 for one of 100°; nothing for beads in line."""
+    x = chain_from_internal(np.full(3, 3.8), np.deg2rad([165.0, 100.0]), np.deg2rad([50.0]))
+    packed = system.pack([system.topology_from_species([0] * 4)])
+    sine = energy.BondedTerm(
+        "dihedral", "dihedral", lambda p, phi, kind: p * jnp.sin(phi), (np.deg2rad(150.0), np.pi)
+    )
+    per_bead, _ = evaluate(sine, 2.0, x, packed)
+    assert per_bead == pytest.approx([0.75 * 2.0 * np.sin(np.deg2rad(50.0)) / 4] * 4)
+    line = np.arange(4)[:, None] * np.array([3.8, 0.0, 0.0])
+    assert all(np.all(np.asarray(value) == 0.0) for value in evaluate(sine, 2.0, line, packed))
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "count"), [(1, 1, 3), (2, 2, 2), (2, 3, 3), (3, None, 1), (4, None, 0)]
+)
+def test_a_pair_term_acts_within_its_window(first, last, count):
+    """Four beads at the corners of a tetrahedron of edge 6 Å: as many pairs as have the separation."""
+    packed = system.pack([system.topology_from_species([0] * 4)])
+    x = np.array([[0.0, 0, 0], [1, 1, 0], [1, 0, 1], [0, 1, 1]]) * 6.0 / np.sqrt(2.0)
+    term = energy.PairTerm("pair", 9.0, first, PAIR.scalar, last)
+    per_bead, _ = evaluate(term, 27.0, x, packed)
+    assert float(per_bead.sum()) == pytest.approx(count)

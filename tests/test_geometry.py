@@ -52,3 +52,18 @@ def test_masked_displacements_hide_nan_from_value_and_gradient():
 
     assert summed(x) == pytest.approx(3.0)
     assert jnp.all(jnp.isfinite(jax.grad(summed)(x)))
+
+
+@pytest.mark.parametrize("size", [1e-7, 1e-3, 1e6])
+def test_gradients_follow_the_scale_in_single_precision(size):
+    """An angle and a torsion do not change when all is made smaller, and their gradients go as 1/size.
+
+    float32, 1e-5 relative: x² + y² of the atan2 would be size⁸ and out of its range.
+    """
+    x = np.array([[0.1, 1.0, 0.2], [0.0, 0.0, 0.0], [1.0, 0.1, 0.0], [1.2, 0.8, 0.7]], np.float32)
+    for measure, tuples in ((geometry.bond_angles, [[0, 1, 2]]), (geometry.dihedrals, [[0, 1, 2, 3]])):
+        both = jax.jit(jax.value_and_grad(lambda y, of=measure, at=tuples: of(y, jnp.array(at))[0]))
+        (usual, slope), (value, gradient) = both(jnp.asarray(x)), both(jnp.asarray(np.float32(size) * x))
+        assert gradient.dtype == jnp.float32
+        assert float(value) == pytest.approx(float(usual), rel=1e-5)
+        assert np.allclose(gradient * size, slope, rtol=1e-5, atol=1e-5)
