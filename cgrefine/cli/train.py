@@ -12,17 +12,21 @@ from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAt
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] - made by protobuf
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from cgrefine import units
 from cgrefine.artifacts import Stage
 from cgrefine.cli.console import Console
 from cgrefine.config.schema import Config, Loader, Model, Train
 from cgrefine.data.frames import FrameSet, frame_set, mean_neighbors
 from cgrefine.data.store import Dataset, open_dataset
+from cgrefine.energy import Params
 from cgrefine.errors import InputError
 from cgrefine.fm import forcefield, snapshots
 from cgrefine.fm.evaluate import evaluate
 from cgrefine.fm.forcefield import ForceField
 from cgrefine.fm.models.registry import network_term
-from cgrefine.fm.train import Epoch, ForceErrors, fit
+from cgrefine.fm.priors import parameters
+from cgrefine.fm.priors.parameters import Scaling
+from cgrefine.fm.train import Epoch, ForceErrors, fit, parts, single
 from cgrefine.report import page
 
 UNIT = "(kcal/mol/Å)²"
@@ -33,17 +37,43 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     assert config.model is not None and config.train is not None
     dataset = open_dataset(root / "prepare")
     prior = forcefield.load(root / "priors" / "forcefield")
+    _check(config.model, config.train)
     if config.model.name == "none":
         _prior_only(stage, dataset, prior, config.train, config.loader)
         return
+    if not config.model.priors:
+        prior = forcefield.without_priors(prior)
     sets = _frame_sets(dataset, max(config.model.cutoff_A, prior.model.cutoff_A), config.loader)
     facts = _network_facts(config.model, sets.training)
-    log = _fitted(stage, config.train, config.loader, sets, prior, facts, console)
-    last = log[-1].snapshot
-    forcefield.save(stage.path / "forcefield", forcefield.with_network(prior, facts, last.best_params))
+    scaling = _scaling(prior) if config.train.train_priors else None
+    log = _fitted(stage, config.train, config.loader, sets, prior, facts, scaling, console)
+    best = log[-1].snapshot.best_params
+    network, trained = parts(best, single(prior.params), scaling)
+    if scaling is not None:
+        prior = ForceField(prior.facts, jax.tree.map(np.asarray, trained))
+    forcefield.save(stage.path / "forcefield", forcefield.with_network(prior, facts, network))
     _write_csv(stage.path / "log.csv", log)
-    _record(stage, log)
-    _report(stage, log, sets, facts)
+    _record(stage, log, network)
+    moved = None if scaling is None else best["priors"]
+    if moved is not None:
+        stage.record.metric("prior_shift_rms", float(np.sqrt(parameters.mean_square(moved))))
+    _report(stage, log, sets, facts, _prior_section(config, moved))
+
+
+def _check(model: Model, settings: Train) -> None:
+    """Whether there is something to train. Raises InputError."""
+    if model.name == "none" and not model.priors:
+        raise InputError("config: model.priors is false and model.name is none: that leaves no energy at all")
+    if settings.train_priors and (model.name == "none" or not model.priors):
+        raise InputError(
+            "config: train.train_priors needs a network (model.name is not none) and priors (model.priors is "
+            "true); priors alone are fitted to forces by priors.refit"
+        )
+
+
+def _scaling(prior: ForceField) -> Scaling:
+    kT = units.thermal_energy(float(prior.facts["temperature_K"]))
+    return parameters.scaling(prior.facts["priors"], prior.params, kT)
 
 
 @dataclass(frozen=True)
@@ -76,12 +106,12 @@ def _fitted(
     sets: _Sets,
     prior: ForceField,
     facts: dict,
+    scaling: Scaling | None,
     console: Console,
 ) -> list[Epoch]:
     """Run the fit, storing snapshots and TensorBoard scalars as it goes."""
-    epochs = fit(
-        network_term(facts), prior.model, prior.params, sets.training, sets.validation, settings, loader
-    )
+    network, priors = network_term(facts), (prior.model, prior.params)
+    epochs = fit(network, *priors, sets.training, sets.validation, settings, loader, scaling=scaling)
     log: list[Epoch] = []
     board = EventFileWriter(str(stage.path / "tensorboard"))
     with snapshots.snapshots(stage.path / "checkpoints", settings.keep_checkpoints) as manager:
@@ -136,13 +166,13 @@ def _write_csv(path: Path, log: Sequence[Epoch]) -> None:
             writer.writerow([e.epoch, e.steps, *shown, e.skipped])
 
 
-def _record(stage: Stage, log: Sequence[Epoch]) -> None:
+def _record(stage: Stage, log: Sequence[Epoch], network: Params) -> None:
     record, last = stage.record, log[-1]
     best = log[last.snapshot.best_epoch].validation
     _record_errors(stage, best)
     trained = log[1:]
     record.metric("seconds_per_step", float(np.median([e.seconds_per_step for e in trained])), "s")
-    leaves = jax.tree.leaves(last.snapshot.best_params)
+    leaves = jax.tree.leaves(network)
     record.metric("parameters", int(sum(np.size(leaf) for leaf in leaves)))
     record.metric("steps", sum(e.steps for e in trained))
     record.metric("best_epoch", last.snapshot.best_epoch)
@@ -159,7 +189,30 @@ def _record_errors(stage: Stage, errors: ForceErrors) -> None:
     stage.record.metric("val_force_mse_zero", errors.zero, UNIT)
 
 
-def _report(stage: Stage, log: Sequence[Epoch], sets: _Sets, facts: dict) -> None:
+def _prior_section(config: Config, moved: Params | None) -> page.Section:
+    """What became of the priors: left out, as they were fitted, or trained along (moved: their z)."""
+    assert config.model is not None and config.train is not None
+    if not config.model.priors:
+        return page.Section(
+            "Priors", "None: the network alone (model.priors is false). Nothing else holds it."
+        )
+    if moved is None:
+        return page.Section("Priors", "As the stage `priors` fitted them.")
+    text = (
+        "Trained along with the network (train.train_priors), held by "
+        f"{config.train.prior_penalty:g} · mean z². z is the deviation from what the stage `priors` fitted, "
+        "in the units of fm/priors/parameters.py, of which one is a large change. The gate of that stage "
+        "judged the priors before this."
+    )
+    rows = [
+        (f"{term}.{name}", np.size(z), float(np.sqrt(np.mean(z**2))), float(np.abs(z).max()))
+        for term, leaves in moved.items()
+        for name, z in leaves.items()
+    ]
+    return page.Section("Priors", text, page.Table(("parameters", "number", "z, RMS", "z, largest"), rows))
+
+
+def _report(stage: Stage, log: Sequence[Epoch], sets: _Sets, facts: dict, priors: page.Section) -> None:
     best = log[log[-1].snapshot.best_epoch]
     errors = best.validation
     fig = _loss_figure(log)
@@ -179,6 +232,7 @@ def _report(stage: Stage, log: Sequence[Epoch], sets: _Sets, facts: dict) -> Non
         page.Section("Result", gain, figures=(page.figure(fig),)),
         page.Section("Epochs", table=page.Table(columns, rows)),
         page.Section("Network", table=settings),
+        priors,
     ]
     page.write_page(stage.path / "report.html", "Force matching", sections)
 

@@ -67,6 +67,11 @@ def with_network(prior: ForceField, network: Mapping[str, Any], params: Any) -> 
     return ForceField({**prior.facts, "network": dict(network)}, {**prior.params, "network": params})
 
 
+def without_priors(prior: ForceField) -> ForceField:
+    """The same facts without any prior term: what a network alone is added to."""
+    return ForceField({**prior.facts, "priors": {"terms": []}}, {})
+
+
 def save(folder: Path, force_field: ForceField) -> None:
     """Write forcefield.json and params.npz into a new or existing folder."""
     folder.mkdir(parents=True, exist_ok=True)
