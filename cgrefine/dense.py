@@ -28,7 +28,7 @@ POINTS = 4096
 RANGES = {"bond": (0.0, 16.0), "angle": (0.0, np.pi)}
 """Where tables begin and end, Å or rad. A longer bond is read from the line through the last two points."""
 
-SERIES_POINTS = 256
+SERIES_POINTS = 512
 SERIES_ERROR = 1e-7
 """Points of a dihedral that its Fourier series is made of, and the relative size below which it ends."""
 
@@ -62,8 +62,9 @@ class Curves(NamedTuple):
 
 
 class Series(NamedTuple):
-    """Fourier series of the dihedrals along the chain: cosines, sines (harmonics, m), kcal/mol, from n = 1."""
+    """Fourier series of the dihedrals along the chain, kcal/mol: mean (m,); cosines, sines (harmonics, m)."""
 
+    mean: Array | np.ndarray
     cosines: Array | np.ndarray
     sines: Array | np.ndarray
 
@@ -101,7 +102,7 @@ def applies(model: Any, system: System) -> bool:
         isinstance(t, BondedTerm | PairTerm) for t in model.terms
     ):
         return False
-    damped = {t.damping for t in model.terms if isinstance(t, BondedTerm) and t.damping is not None}
+    damped = {t.damping for t in model.terms if isinstance(t, BondedTerm) and t.kind == "dihedral"}
     return len(damped) <= 1 and replicas_of(system) > 0
 
 
@@ -195,15 +196,16 @@ def _dihedral_series(terms: Sequence[BondedTerm], params: Params, topology: Topo
     codes, which = np.unique(topology.dihedral_types, return_inverse=True)
     grid = -np.pi + 2.0 * np.pi * np.arange(SERIES_POINTS) / SERIES_POINTS
     energies, _ = _tabulated(terms, params, grid, codes)
-    waves = np.fft.rfft(energies, axis=1)[:, 1 : SERIES_POINTS // 2] * 2.0 / SERIES_POINTS
+    waves = np.fft.rfft(energies, axis=1)[:, : SERIES_POINTS // 2] * 2.0 / SERIES_POINTS
     # the grid begins at -π: harmonic k has the sign (-1)^k
-    waves = waves * (-1.0) ** np.arange(1, waves.shape[1] + 1)
-    size = np.abs(waves).max(axis=0)
+    waves = waves * (-1.0) ** np.arange(waves.shape[1])
+    size = np.abs(waves[:, 1:]).max(axis=0)
     kept = np.flatnonzero(size > SERIES_ERROR * max(size.max(), 1e-30))
-    n = int(kept[-1]) + 1 if len(kept) and size.max() > 0 else 1
-    rows = np.zeros((2, n, max(topology.n_beads - 3, 0)))
+    n = int(kept[-1]) + 2 if len(kept) else 2
+    rows = np.zeros((2, n, topology.n_beads - 3))
     rows[:, :, topology.dihedrals[:, 0]] = np.stack([waves.real, -waves.imag])[:, which, :n].swapaxes(1, 2)
-    return Series(rows[0].astype(dtype), rows[1].astype(dtype))
+    cosines, sines = rows.astype(dtype)
+    return Series(0.5 * cosines[0], cosines[1:], sines[1:])
 
 
 def _pair_constants(term: PairTerm, params: Params, topology: Topology, acts: np.ndarray, dtype: Any) -> Any:
@@ -399,10 +401,10 @@ def _bends(b: Vector) -> Bends:
     return Bends(_dot(first, second), normal, normal2, jnp.sqrt(normal2))
 
 
-def _series(curves: Any, cosine: Array, sine: Array) -> tuple[Array, Array]:
+def _series(series: Series, cosine: Array, sine: Array) -> tuple[Array, Array]:
     """Σ a_k cos kφ + b_k sin kφ and its slope in φ, from cos φ and sin φ by the addition theorem."""
-    a, b = jnp.asarray(curves.cosines), jnp.asarray(curves.sines)
-    energy = slope = jnp.zeros_like(cosine)
+    a, b = jnp.asarray(series.cosines), jnp.asarray(series.sines)
+    energy, slope = jnp.broadcast_to(jnp.asarray(series.mean), cosine.shape), jnp.zeros_like(cosine)
     c, s = cosine, sine
     for k in range(a.shape[0]):
         energy = energy + a[k] * c + b[k] * s
