@@ -396,23 +396,21 @@ NOISE = 2.0
 
 
 def _chains(stage, config, root, console):
-    """Two chains near a helix, whose forces are those of TERMS and noise; the last frames validate."""
-    rng, entries, count = np.random.default_rng(0), [], 40
+    """A chain near a helix, whose forces are those of TERMS and noise; the later half validates."""
+    rng, count, n = np.random.default_rng(0), 40, 9
     model = forcefield.prior_only({"terms": TERMS}, PARAMS, 320.0).model
-    for name, n in (("one", 8), ("two", 9)):
-        topology = topology_from_species([0] * n)
-        internal = [(3.82, 0.05, n - 1), (1.62, 0.1, n - 2), (0.9, 0.15, n - 3)]
-        x = np.stack([chain_from_internal(*(rng.normal(*i) for i in internal)) for _ in range(count)])
-        i, j = np.nonzero(~np.eye(n, dtype=bool))
-        packed, pairs = pack([topology]), padded(i.astype(np.int32), j.astype(np.int32), len(i))
-        exact = jax.vmap(lambda frame, s=packed, p=pairs: energy.forces(model, PARAMS, frame, s, p))(x)
-        arrays = {
-            "positions": x, "forces": np.asarray(exact) + rng.normal(0, NOISE, x.shape),
-            "temperature_K": np.full(count, 320.0), "replica": np.arange(count) % 2,
-            "frame": np.arange(count), "validation": np.arange(count) >= 20,
-        }  # fmt: skip
-        entries.append(write_domain(stage.path, name, topology, arrays, {}))
-    write_index(stage.path, entries, {})
+    topology = topology_from_species([0] * n)
+    internal = [(3.82, 0.05, n - 1), (1.62, 0.1, n - 2), (0.9, 0.15, n - 3)]
+    x = np.stack([chain_from_internal(*(rng.normal(*i) for i in internal)) for _ in range(count)])
+    i, j = np.nonzero(~np.eye(n, dtype=bool))
+    packed, pairs = pack([topology]), padded(i.astype(np.int32), j.astype(np.int32), len(i))
+    exact = jax.vmap(lambda frame: energy.forces(model, PARAMS, frame, packed, pairs))(x)
+    arrays = {
+        "positions": x, "forces": np.asarray(exact) + rng.normal(0, NOISE, x.shape),
+        "temperature_K": np.full(count, 320.0), "replica": np.arange(count) % 2,
+        "frame": np.arange(count), "validation": np.arange(count) >= 20,
+    }  # fmt: skip
+    write_index(stage.path, [write_domain(stage.path, "toy", topology, arrays, {})], {})
 
 
 def _known_priors(stage, config, root, console):
@@ -422,7 +420,7 @@ def _known_priors(stage, config, root, console):
 @pytest.mark.slow
 def test_priors_that_are_the_truth_hold_and_a_network_without_them_does_not(tmp_path, monkeypatch):
     """The real stages. Labels are the forces of the priors and noise: priors have an error of exactly the
-    noise (five standard errors of 2 × 20 × 17 × 3 / 2 components), and a network can only come near to it.
+    noise (five standard errors of 20 × 9 × 3 components), and a network can only come near to it.
     """
     for name, build in (("prepare", _chains), ("priors", _known_priors)):
         monkeypatch.setitem(sys.modules, f"cgrefine.cli.{name}", types.SimpleNamespace(build=build))
@@ -443,7 +441,7 @@ def test_priors_that_are_the_truth_hold_and_a_network_without_them_does_not(tmp_
     found = ablated(tmp_path, config)
     assert len(found["runs"]) == 9 and ablated(tmp_path, config) == found
     priors, network_only, both = (found["variants"][v] for v in ("priors", "network", "both"))
-    components = 20 * 17 * 3
+    components = 20 * 9 * 3
     error = NOISE / math.sqrt(2 * components)
     rmse = {v: found["variants"][v]["metrics"]["force_rmse_kcal_mol_A"] for v in found["variants"]}
     assert abs(rmse["priors"]["mean"] - NOISE) < 5 * error and rmse["priors"]["stderr"] < 1e-6
