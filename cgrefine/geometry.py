@@ -72,11 +72,12 @@ def dihedrals(positions: Float[AnyArray, "beads 3"], quads: Int[AnyArray, "n 4"]
 def _direction(y: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
     """atan2(y, x), rad; 0 with zero gradient where both are below 1e-30, as for beads on one spot.
 
-    Divided by the larger of the two first: the gradient x/(x² + y²) of atan2 overflows in float32 when two
-    beads are 1e-5 Å or 1e5 Å apart. The division drops out of the gradient, as the angle does not depend on
-    the scale.
+    Both are divided by the larger one first: x² + y² in the gradient of atan2 is a product of up to eight
+    lengths, out of the range of float32 where beads are 1e-5 Å or 1e5 Å apart. The factor counts as a
+    constant, on which the angle does not depend, so that derivatives of every order are exact. It is
+    multiplied: of quotients of quotients XLA makes products that underflow.
     """
-    scale = jax.lax.stop_gradient(jnp.maximum(jnp.abs(x), jnp.abs(y)))
-    nowhere = scale < _NO_DIRECTION
-    scale = jnp.where(nowhere, 1.0, scale)
-    return jnp.arctan2(jnp.where(nowhere, 0.0, y) / scale, jnp.where(nowhere, 1.0, x) / scale)
+    larger = jax.lax.stop_gradient(jnp.maximum(jnp.abs(x), jnp.abs(y)))
+    nowhere = larger < _NO_DIRECTION
+    factor = 1.0 / jnp.where(nowhere, 1.0, larger)
+    return jnp.arctan2(jnp.where(nowhere, 0.0, y) * factor, jnp.where(nowhere, 1.0, x) * factor)
