@@ -116,7 +116,8 @@ def periodic_sum(
     """Σ_n k_n (1 + cos(nφ - γ_n)), n = 1, 2, …: φ, γ_n in rad with the IUPAC sign, k_n in kcal/mol.
 
     No factor ½. LAMMPS `dihedral_style fourier` has K_i = k_n, n_i = n, d_i = γ_n in degrees. Equal to
-    `fourier` with a_n = k_n cos γ_n, b_n = k_n sin γ_n, but for the constant Σ k_n.
+    `fourier` with a_n = k_n cos γ_n, b_n = k_n sin γ_n, but for the constant Σ k_n, which acts on the angles
+    where the dihedral is damped.
     """
     n = jnp.arange(1, k.shape[-1] + 1).astype(phi.dtype)
     return jnp.sum(k * (1.0 + jnp.cos(n * phi[..., None] - gamma)), axis=-1)
