@@ -111,13 +111,36 @@ def test_diagnostics_say_what_was_read(alone):
     assert report["observations"]["dihedral"] == {"other": 240, "Gly": 40}
     assert report["observations"]["angle"] == {"other": 240, "Gly": 40, "beta-branched": 40}
     assert set(report["agreement"]["bond"]) == {"X-X"}
-    assert report["bootstrap"] == {"resamples": 3, "blocks": 2, "unit": "runs"}
+    assert report["bootstrap"] == {"resamples": 3, "used": 3, "blocks": 2, "unit": "runs"}
     assert set(report["weights"].values()) == {1.0}
 
 
 def test_one_run_is_told_apart_from_runs():
     found = fit.fit_priors(dataset(domain(replicas=1)), CFG)
-    assert found.diagnostics["bootstrap"] == {"resamples": 3, "blocks": 8, "unit": "pieces of one run"}
+    assert found.diagnostics["bootstrap"]["unit"] == "pieces of one run"
+    assert found.diagnostics["bootstrap"]["blocks"] == 8
+
+
+def test_resamples_that_lack_a_kind_are_left_out_and_counted():
+    """Of two runs only one has dihedrals: a quarter of the resamples is without, and said to be."""
+    short = in_memory(
+        "short",
+        topology_from_species([0, 0, 0]),
+        {
+            "positions": chain_from_internal(np.full(2, 3.8), np.array([1.9]), np.zeros(0))[None].repeat(
+                9, 0
+            ),
+            "forces": np.zeros((9, 3, 3)),
+            "temperature_K": np.full(9, 320.0),
+            "replica": np.zeros(9),
+            "frame": np.arange(9),
+            "validation": np.zeros(9, bool),
+        },
+    )
+    data = dataset(domain(replicas=1), short)
+    found = fit.fit_priors(data, CFG.model_copy(update={"bootstrap": 12}))
+    assert 2 <= found.diagnostics["bootstrap"]["used"] < 12
+    assert found.errors is not None and np.isfinite(found.errors["dihedral"]["cos"]).all()
 
 
 def test_cis_bonds_have_their_own_row():

@@ -92,10 +92,19 @@ def fit_priors(dataset: Dataset, cfg: Priors) -> FittedPriors:
         "angle_range_deg": [float(np.degrees(low)), float(np.degrees(high))],
         "harmonics": chosen and {scheme: rows.tolist() for scheme, rows in chosen.items()},
     }
-    errors, bands = None, None
+    errors, bands, used = None, None, 0
     if cfg.bootstrap and training.n_blocks > 1:
-        errors, bands = _errors(estimators, params, training, cfg, kT)
-        errors = weighted(facts, errors, cfg.weights)[1]
+        samples = _resampled(estimators, training, cfg)
+        used = len(samples)
+        if used > 1:
+            errors = weighted(facts, _errors(estimators, params, samples, training, kT), cfg.weights)[1]
+            bands = _bands(estimators, samples, training, cfg, kT)
+    report["bootstrap"] = {
+        "resamples": cfg.bootstrap,
+        "used": used,
+        "blocks": training.n_blocks,
+        "unit": training.unit,
+    }
     facts, params = weighted(facts, params, cfg.weights)
     return with_agreement(FittedPriors(facts, params, report, counts, errors, bands))
 
@@ -235,31 +244,34 @@ def _report(training: Training, cfg: Priors) -> dict[str, Any]:
             }
             for kind, scheme in schemes_of(cfg).items()
         },
-        "bootstrap": {"resamples": cfg.bootstrap, "blocks": training.n_blocks, "unit": training.unit},
         "weights": cfg.weights.model_dump(),
     }
 
 
-def _errors(
-    estimators: dict[Kind, Estimator], best: Params, training: Training, cfg: Priors, kT: float
-) -> tuple[Params, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Standard errors of parameters and of each row's energy; resamples that lack a kind are left out."""
-    samples: list[Params] = []
-    curves: dict[Kind, list[np.ndarray]] = {kind: [] for kind in estimators}
-    seen = {kind: counts.sum(axis=0) for kind, counts in training.blocks.items()}
-    distance = training.marginals.distance
+Sample = tuple[dict[Kind, np.ndarray], Params]
+"""q of the bonded terms and parameters of the pair terms from one resample."""
+
+
+def _resampled(estimators: dict[Kind, Estimator], training: Training, cfg: Priors) -> list[Sample]:
+    """The fit of each resample of the blocks; resamples that lack a kind altogether are left out."""
+    seen = {kind for kind, counts in training.blocks.items() if counts.sum() > 0}
+    distance, samples = training.marginals.distance, []
     for counts in bootstrap.resampled(training.blocks, cfg.bootstrap, cfg.seed):
-        if any(seen[kind].sum() > 0 and counts[kind].sum() == 0 for kind in counts):
-            continue
-        q = quantities(estimators, counts, cfg)
-        pairs = pair_params(distance._replace(counts=counts["distance"]), cfg)
-        samples.append({**bonded_params(estimators, q, kT), **pairs})
-        for kind, estimator in estimators.items():
-            curves[kind].append(estimator.curve(q[kind], kT))
-    errors = {
+        if all(counts[kind].sum() > 0 for kind in seen):
+            pairs = pair_params(distance._replace(counts=counts["distance"]), cfg)
+            samples.append((quantities(estimators, counts, cfg), pairs))
+    return samples
+
+
+def _errors(
+    estimators: dict[Kind, Estimator], best: Params, samples: list[Sample], training: Training, kT: float
+) -> Params:
+    """Standard errors of the parameters, the same tree."""
+    found = [{**bonded_params(estimators, q, kT), **pairs} for q, pairs in samples]
+    return {
         name: {
             key: bootstrap.standard_error(
-                np.stack([sample[name][key] for sample in samples]),
+                np.stack([params[name][key] for params in found]),
                 leaf,
                 training.n_blocks,
                 2.0 * np.pi if key == "gamma" else None,
@@ -268,12 +280,19 @@ def _errors(
         }
         for name, group in best.items()
     }
+
+
+def _bands(
+    estimators: dict[Kind, Estimator], samples: list[Sample], training: Training, cfg: Priors, kT: float
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Standard errors of the energy curves, see `FittedPriors.bands`."""
     bands = {}
     for kind, estimator in estimators.items():
-        sampled = np.stack(curves[kind])
-        edges = getattr(training.marginals, kind)
-        weight = seen[kind][:, np.isin(edges.centres, estimator.x)] + 1e-9
-        centred = sampled - (sampled * weight).sum(-1, keepdims=True) / weight.sum(-1, keepdims=True)
-        spread = bootstrap.standard_error(centred, centred[0], training.n_blocks)
-        bands[kind] = (estimator.x, spread)
-    return errors, bands
+        shown = np.isin(getattr(training.marginals, kind).centres, estimator.x)
+        # rows without data are the curves of their parents: all points count alike
+        weight = training.blocks[kind].sum(axis=0)[:, shown] + 1e-9
+        curves = np.stack([estimator.curve(q[kind], kT) for q, _ in samples])
+        curves -= (curves * weight).sum(-1, keepdims=True) / weight.sum(-1, keepdims=True)
+        spread = bootstrap.standard_error(curves, curves[0], training.n_blocks)
+        bands[kind] = (estimator.x, getattr(cfg.weights, kind) * spread)
+    return bands
