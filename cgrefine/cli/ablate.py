@@ -107,8 +107,7 @@ def run_case(case: Case, console: Console, allow_ungated: bool) -> None:
             if lost := unobservable(outcomes, discard):
                 console.say(f"observe: no frame of {', '.join(lost)} was simulated, left out")
                 continue
-        # the gate of the priors is asked for by `train`: allow_ungated goes to it from here
-        run_stage(stage, case.config, case.folder, console)
+        run_stage(stage, case.config, case.folder, console, allow_ungated=allow_ungated)
 
 
 def link_shared(folder: Path) -> None:

@@ -26,6 +26,7 @@ Overrides = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="run even if the folder is complete")]
 Strict = Annotated[bool, typer.Option("--strict", help="exit with 3 when a check of the stage fails")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
+Ungated = Annotated[bool, typer.Option("--allow-ungated", help="train on priors that failed their gate")]
 
 STAGES = {
     "prepare": (
@@ -34,9 +35,9 @@ STAGES = {
         "domains/*/*.npy, dataset.json, failures.json, noise.json, report.html",
     ),
     "priors": (
-        "Boltzmann-inverted bonds, angles, dihedrals and repulsion, and a prior-only Langevin run.",
+        "Boltzmann-inverted bonds, angles, dihedrals and repulsion, and the gate: what they do alone.",
         "prepare/",
-        "forcefield/, report.html",
+        "forcefield/, gate.json, diagnostics.json, report.html",
     ),
     "train": (
         "Force matching of the network on top of the priors.",
@@ -86,6 +87,7 @@ def run(
     overrides: Overrides = None,
     force: Force = False,
     strict: Strict = False,
+    allow_ungated: Ungated = False,
     quiet: Quiet = False,
 ) -> None:
     """Chain all stages; those whose folder is complete for the same resolved config are skipped."""
@@ -94,10 +96,22 @@ def run(
     from cgrefine.config import load_config
 
     console = Console(quiet)
-    run_chain(load_config(config, overrides or ()), out, console, force=force, strict=strict)
+    options = {"force": force, "strict": strict, "allow_ungated": allow_ungated}
+    run_chain(load_config(config, overrides or ()), out, console, **options)
     rows = result_rows(out, [spec.name for spec in CHAIN])
     console.table(f"cgrefine run → {out}", ("stage", "result", "checks", "seconds"), rows)
     console.result(f"pages: {out}/<stage>/report.html")
+
+
+def _stage(name: str, config: Path, out: Path, overrides: list[str] | None, quiet: bool, **options: bool):
+    from cgrefine.cli.console import Console
+    from cgrefine.cli.stages import result_rows, run_stage
+    from cgrefine.config import load_config
+
+    console = Console(quiet)
+    run_stage(name, load_config(config, overrides or ()), out, console, **options)
+    rows = result_rows(out, [name])
+    console.table(f"{name} → {out / name}", ("stage", "result", "checks", "seconds"), rows)
 
 
 def _stage_command(name: str) -> Callable[..., None]:
@@ -109,22 +123,27 @@ def _stage_command(name: str) -> Callable[..., None]:
         strict: Strict = False,
         quiet: Quiet = False,
     ) -> None:
-        from cgrefine.cli.console import Console
-        from cgrefine.cli.stages import result_rows, run_stage
-        from cgrefine.config import load_config
+        _stage(name, config, out, overrides, quiet, force=force, strict=strict)
 
-        console = Console(quiet)
-        run_stage(name, load_config(config, overrides or ()), out, console, force=force, strict=strict)
-        rows = result_rows(out, [name])
-        console.table(f"{name} → {out / name}", ("stage", "result", "checks", "seconds"), rows)
+    def train(
+        config: ConfigFile,
+        out: Out,
+        overrides: Overrides = None,
+        force: Force = False,
+        strict: Strict = False,
+        allow_ungated: Ungated = False,
+        quiet: Quiet = False,
+    ) -> None:
+        _stage(name, config, out, overrides, quiet, force=force, strict=strict, allow_ungated=allow_ungated)
 
-    command.__doc__, reads, writes = STAGES[name]
-    command.__name__ = name
+    chosen = train if name == "train" else command
+    chosen.__doc__, reads, writes = STAGES[name]
+    chosen.__name__ = name
     epilog = (
         f"Input: {reads}. Output: OUT/{name}/ with {writes}, metrics.json, provenance.json, config.yaml. "
         f"Example: cgrefine {name} configs/quickstart.yaml --out runs/quickstart"
     )
-    return app.command(name, epilog=epilog)(command)
+    return app.command(name, epilog=epilog)(chosen)
 
 
 for _name in STAGES:
@@ -140,9 +159,7 @@ def ablate(
     config: ConfigFile,
     out: Out,
     overrides: Overrides = None,
-    allow_ungated: Annotated[
-        bool, typer.Option("--allow-ungated", help="train on priors that failed their gate")
-    ] = False,
+    allow_ungated: Ungated = False,
     quiet: Quiet = False,
 ) -> None:
     """Priors alone, network alone and both, trained and simulated with several seeds, and compared."""

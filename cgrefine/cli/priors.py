@@ -1,195 +1,142 @@
-"""`cgrefine priors`: Boltzmann-inverted priors from the training frames, and what they do on their own."""
+"""Stage `priors`: Boltzmann inversion, its correction by simulation, and the gate.
+
+Inversion of the training frames at one temperature; `iterate.rounds` rounds of prior-only MD, each followed
+by a correction against double counting; with `priors.refit` a force-matched refit; then a long prior-only
+run of the result, judged in gate.json.
+"""
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from cgrefine import units
+from cgrefine import artifacts, units
 from cgrefine.artifacts import Stage, write_json
+from cgrefine.cli import priors_run
 from cgrefine.cli.console import Console
-from cgrefine.config.schema import Config, Criteria, Priors
+from cgrefine.cli.priors_report import sections
+from cgrefine.cli.priors_run import PriorRun
+from cgrefine.config.schema import Config, Priors
 from cgrefine.data.store import Dataset, Domain, open_dataset
 from cgrefine.fm.forcefield import ForceField, prior_only, save
-from cgrefine.fm.priors import diagnostics, marginals
-from cgrefine.fm.priors.fit import FittedPriors, fit_priors, training_frames, training_marginals
-from cgrefine.fm.priors.marginals import CLASSES, Histogram, Marginals
-from cgrefine.report.page import Section, Table, figure, write_page
-from cgrefine.sim.langevin import Langevin
-from cgrefine.sim.rollout import Chunk, Settings, rollout, settings
-from cgrefine.sim.stability import Checks, checks, reference_bond_lengths
-from cgrefine.sim.starts import reference_starts
-from cgrefine.status import REASONS, Status
-from cgrefine.system import System, pack
+from cgrefine.fm.priors import diagnostics, gate, iterate, refit
+from cgrefine.fm.priors.fit import (
+    FittedPriors,
+    fit_priors,
+    training_frames,
+    training_marginals,
+    with_agreement,
+)
+from cgrefine.fm.priors.gate import Check, Evidence
+from cgrefine.fm.priors.refit import Refitted
+from cgrefine.report.page import write_page
+from cgrefine.status import Status
 
-MAX_DOMAINS = 4
-"""Domains that are simulated with priors alone, spread over the data set."""
-SAVE_EVERY_PS = 0.1
-EQUILIBRATION_FRACTION = 0.2
 REFERENCE_FRAMES = 50
 """Frames of each simulated domain on which the largest prior force is looked for."""
 
-FOLDED_DEG = 65.0
-"""An angle below this is a chain folded back on itself: i and i+2 closer than 4.1 Å."""
-MAX_FOLDED_FRACTION = 1e-4
-MAX_KL_BOND = 0.05
-MIN_STABLE_FRACTION = 0.95
 
+class Judged(NamedTuple):
+    """The priors, the run of them alone, and what the gate says. refitted: None without a refit."""
 
-class PriorRun(NamedTuple):
-    """What the prior-only run gave: counts of its marginals, status of each replica, temperature, length."""
-
-    counts: Marginals
-    status: np.ndarray
-    temperature_K: float
-    duration_ps: float
-    n_frames: int
+    fitted: FittedPriors
+    refitted: Refitted | None
+    run: PriorRun
+    checks: dict[str, Check]
+    domains: tuple[Domain, ...]
 
 
 def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
-    """Fit on the training frames of root/prepare, write forcefield/ and report.html, run priors alone.
+    """Fit on the training frames of root/prepare; write forcefield/, gate.json, diagnostics.json, report.html.
 
     Raises InputError when the frames or temperature asked for are not there.
     """
-    dataset = open_dataset(root / "prepare")
-    cfg = config.priors
+    dataset, cfg = open_dataset(root / "prepare"), config.priors
     console.say("priors: Boltzmann inversion")
     fitted = fit_priors(dataset, cfg)
-    force_field = prior_only(fitted.facts, fitted.params, fitted.temperature_K)
+    domains = simulated_domains(dataset, fitted.temperature_K, cfg.gate.domains)
+    fitted = iterated(fitted, domains, cfg, console)
+    refitted = None
+    if cfg.refit is not None:
+        console.say("priors: force-matched refit")
+        temperature_K = fitted.temperature_K
+        refitted = refit.refit(
+            fitted.facts, fitted.params, dataset.domains, cfg.refit, temperature_K, stage.path / "refit"
+        )
+        fitted = with_agreement(replace(fitted, params=refitted.params))
+    force_field = as_force_field(fitted)
     save(stage.path / "forcefield", force_field)
-    chosen = simulated_domains(dataset, fitted.temperature_K)
-    run = simulate_priors(force_field, chosen, cfg, console)
-    reference = training_marginals(
-        replace(dataset, domains=chosen), fitted.temperature_K, cfg.repulsion.min_separation
-    )[0]
-    _record(stage, fitted, run, reference, chosen)
-    write_json(stage.path / "diagnostics.json", fitted.diagnostics)
+    judged = judge(fitted, refitted, replace(dataset, domains=domains), cfg, console)
+    digest = artifacts.file_hash(stage.path / "forcefield" / "params.npz")
+    write_json(stage.path / "gate.json", gate.verdict(judged.checks, digest, _simulation(judged, cfg)))
+    write_json(stage.path / "diagnostics.json", _diagnostics(judged))
+    _record(stage, judged)
     write_page(
         stage.path / "report.html",
         "priors: Boltzmann inversion, and priors alone",
-        _sections(stage, fitted, run, chosen),
+        sections(stage.record, fitted, refitted, judged.run, judged.checks, domains),
     )
 
 
-def simulated_domains(dataset: Dataset, temperature_K: float) -> tuple[Domain, ...]:
-    """At most MAX_DOMAINS domains with training frames at the temperature, evenly spread over the data."""
+def as_force_field(fitted: FittedPriors) -> ForceField:
+    """The priors as a force field without a network."""
+    return prior_only(fitted.facts, fitted.params, fitted.temperature_K)
+
+
+def simulated_domains(dataset: Dataset, temperature_K: float, most: int) -> tuple[Domain, ...]:
+    """At most `most` domains with training frames at the temperature, evenly spread over the data."""
     usable = [d for d in dataset.domains if len(training_frames(d, temperature_K))]
-    picks = np.unique(np.linspace(0, len(usable) - 1, MAX_DOMAINS).round().astype(int))
+    picks = np.unique(np.linspace(0, len(usable) - 1, most).round().astype(int))
     return tuple(usable[i] for i in picks)
 
 
-def simulate_priors(
-    force_field: ForceField, domains: tuple[Domain, ...], cfg: Priors, console: Console
+def iterated(
+    fitted: FittedPriors, domains: tuple[Domain, ...], cfg: Priors, console: Console
+) -> FittedPriors:
+    """The priors after cfg.iterate.rounds steps of iterative Boltzmann inversion on their own simulation."""
+    for number in range(cfg.iterate.rounds):
+        run = _simulated(fitted, domains, cfg, cfg.iterate.steps, console, f"round {number + 1}")
+        if run.n_frames == 0:
+            console.say(f"priors: every replica of round {number + 1} failed, the correction is left out")
+            return fitted
+        fitted = iterate.corrected(fitted, run.counts, cfg)
+    return fitted
+
+
+def judge(
+    fitted: FittedPriors,
+    refitted: Refitted | None,
+    simulated: Dataset,
+    cfg: Priors,
+    console: Console,
+) -> Judged:
+    """Simulate the priors alone on the domains given, and hold them against the limits of cfg.gate."""
+    domains = simulated.domains
+    run = _simulated(fitted, domains, cfg, cfg.gate.steps, console, "priors alone")
+    reference = training_marginals(simulated, fitted.temperature_K, cfg.repulsion.min_separation)[0]
+    longest = max(domains, key=lambda domain: domain.n_beads)
+    evidence = Evidence(
+        reference=reference,
+        simulated=run.counts,
+        stable=int((run.status == Status.OK).sum()),
+        replicas=len(run.status),
+        drift_kT_ns=priors_run.drift_kT_ns(as_force_field(fitted), longest, cfg.gate, cfg.seed),
+        largest_force=_largest_force(fitted, domains),
+        sizes=gate.species_pairs([domain.topology.species for domain in domains]),
+    )
+    kT = units.thermal_energy(fitted.temperature_K)
+    made = gate.checks(fitted.facts, fitted.params, kT, evidence, cfg.gate)
+    return Judged(fitted, refitted, run, made, domains)
+
+
+def _simulated(
+    fitted: FittedPriors, domains: tuple[Domain, ...], cfg: Priors, steps: int, console: Console, label: str
 ) -> PriorRun:
-    """Langevin dynamics of priors alone, `cfg.simulation.replicas` of each domain from training frames.
-
-    Marginals are counted over living replicas after the first fifth of the run.
-    """
-    wanted, temperature_K = cfg.simulation, float(force_field.facts["temperature_K"])
-    dt = units.from_fs(wanted.timestep_fs)
-    run = settings(
-        duration=units.from_fs(1000.0 * wanted.duration_ps),
-        interval=units.from_fs(1000.0 * min(SAVE_EVERY_PS, wanted.duration_ps)),
-        dt=dt,
-        cutoff_A=force_field.model.cutoff_A,
+    separation = cfg.repulsion.min_separation
+    return priors_run.simulate(
+        as_force_field(fitted), domains, cfg.gate, steps, separation, cfg.seed, console, label
     )
-    system, positions, limits = _start(domains, cfg, temperature_K)
-    integrator = Langevin(dt, units.from_per_ps(wanted.friction_per_ps))
-    kT = np.full(len(system.graph_mask), units.thermal_energy(temperature_K), np.float32)
-    steps = rollout(
-        force_field.model,
-        force_field.params,
-        system,
-        positions,
-        kT,
-        jax.random.key(cfg.seed),
-        integrator,
-        run,
-        limits,
-    )
-    chunks = list(console.track(steps, total=run.n_frames // run.chunk_frames, label="priors alone"))
-    return _gathered(chunks, domains, run, cfg)
-
-
-def _start(
-    domains: tuple[Domain, ...], cfg: Priors, temperature_K: float
-) -> tuple[System, np.ndarray, Checks]:
-    replicas = cfg.simulation.replicas
-    starts, r0 = [], []
-    for domain in domains:
-        frames = training_frames(domain, temperature_K)
-        starts.append(reference_starts(domain.positions[frames], replicas, cfg.seed).reshape(-1, 3))
-        some = frames[:: max(1, len(frames) // 200)]
-        r0 += [reference_bond_lengths(domain.positions[some], domain.topology.bonds)] * replicas
-    system = pack([domain.topology for domain in domains for _ in range(replicas)])
-    return system, np.concatenate(starts), checks(system, np.concatenate(r0), Criteria())
-
-
-def _gathered(chunks: list[Chunk], domains: tuple[Domain, ...], run: Settings, cfg: Priors) -> PriorRun:
-    replicas, counts = cfg.simulation.replicas, marginals.empty()
-    positions = np.concatenate([c.positions for c in chunks])
-    alive = np.concatenate([c.alive for c in chunks])
-    temperature = np.concatenate([c.temperature_K for c in chunks])
-    alive = alive & (np.arange(len(alive)) >= EQUILIBRATION_FRACTION * run.n_frames)[:, None]
-    first_bead = 0
-    for d, domain in enumerate(domains):
-        n = domain.topology.n_beads
-        for replica in range(replicas):
-            usable = alive[:, d * replicas + replica]
-            x = positions[usable, first_bead : first_bead + n]
-            first_bead += n
-            counts = marginals.counted(counts, domain.topology, x, cfg.repulsion.min_separation)
-    return PriorRun(
-        counts=counts,
-        status=chunks[-1].status,
-        temperature_K=float(temperature[alive].mean()) if alive.any() else float("nan"),
-        duration_ps=float(chunks[-1].time_ps[-1]),
-        n_frames=int(alive.sum()),
-    )
-
-
-def _record(
-    stage: Stage, fitted: FittedPriors, run: PriorRun, reference: Marginals, domains: tuple[Domain, ...]
-) -> None:
-    record, params = stage.record, fitted.params
-    gap = diagnostics.mirror_gap_kT(fitted.facts, params, fitted.temperature_K)
-    record.metric("temperature_K", fitted.temperature_K, unit="K")
-    record.metric("frames", fitted.diagnostics["frames"])
-    record.metric("bond_k", float(params["bond"]["k"][0]), unit="kcal/mol/Å²")
-    record.metric("bond_r0", float(params["bond"]["r0"][0]), unit="Å")
-    record.metric("cis_bond_fraction", fitted.diagnostics["cis_bond_fraction"])
-    record.metric("helix_mirror_gap_kT", gap)
-    record.metric("largest_reference_force", _largest_force(fitted, domains), unit="kcal/mol/Å")
-    record.metric("replicas", len(run.status))
-    record.metric("duration_ps", run.duration_ps, unit="ps")
-    record.metric("simulation_temperature_K", run.temperature_K, unit="K")
-    stable, between = float((run.status == Status.OK).mean()), {}
-    folded = float("nan")
-    if run.n_frames:
-        between = diagnostics.between(reference, run.counts)
-        folded = below(run.counts.angle, np.radians(FOLDED_DEG))
-    for name, value in between.items():
-        record.metric(f"kl_{name}", value, unit="nats")
-    record.metric("angle_below_65_fraction", folded)
-    record.metric("smallest_nonbonded_A", smallest(run.counts.distance), unit="Å")
-    record.metric("stable_fraction", stable)
-    record.check("stable_fraction", stable >= MIN_STABLE_FRACTION, stable, MIN_STABLE_FRACTION)
-    record.check("angle_below_65", folded <= MAX_FOLDED_FRACTION, folded, MAX_FOLDED_FRACTION)
-    kl_bond = between.get("bond", float("nan"))
-    record.check("kl_bond", kl_bond <= MAX_KL_BOND, kl_bond, MAX_KL_BOND)
-
-
-def below(histogram: Histogram, x: float) -> float:
-    """Fraction of all counts in bins below x."""
-    return float(histogram.pooled[histogram.centres < x].sum() / max(histogram.pooled.sum(), 1.0))
-
-
-def smallest(distance: Histogram) -> float:
-    """Lower edge of the first occupied bin (0.02 Å wide), Å; NaN when there is none."""
-    seen = np.flatnonzero(distance.pooled)
-    return float(distance.edges[seen[0]]) if len(seen) else float("nan")
 
 
 def _largest_force(fitted: FittedPriors, domains: tuple[Domain, ...]) -> float:
@@ -203,50 +150,63 @@ def _largest_force(fitted: FittedPriors, domains: tuple[Domain, ...]) -> float:
     return diagnostics.largest_force(fitted.facts, fitted.params, topologies, frames)
 
 
-def _sections(
-    stage: Stage, fitted: FittedPriors, run: PriorRun, domains: tuple[Domain, ...]
-) -> list[Section]:
-    kT, metrics = units.thermal_energy(fitted.temperature_K), stage.record.metrics
-    low, high = fitted.diagnostics["angle_range_deg"]
-    rows: list[tuple[Any, ...]] = [
-        (term, label, a["n"], a["kl"], a["kl_noise"])
-        for term, classes in fitted.diagnostics["agreement"].items()
-        for label, a in classes.items()
-    ]
-    fit_text = (
-        f"Inverted at {fitted.temperature_K:g} K from {fitted.diagnostics['frames']} training frames, with "
-        f"the Jacobians r² and sin θ. Angles are a spline from {low:.1f} to {high:.1f}°, with quadratic "
-        "walls beyond. KL: of the counted from the implied distribution, nats; beside it the share to be "
-        "expected from as many independent observations alone. A class with little data is drawn to the fit "
-        "of all classes."
-    )
-    panels = [
-        figure(diagnostics.figure_of(name, fitted.facts, fitted.params, fitted.marginals, run.counts, kT))
-        for name in CLASSES
-    ]
-    bonds = [
-        (label, float(k), float(r0))
-        for label, k, r0 in zip(
-            CLASSES["bond"], fitted.params["bond"]["k"], fitted.params["bond"]["r0"], strict=True
-        )
-    ]
-    results = [
-        (name, m["value"], m.get("unit", "")) if isinstance(m, dict) else (name, m, "")
-        for name, m in metrics.items()
-    ]
-    reasons = [REASONS[Status(s)] for s in run.status]
-    outcome = [(reason, reasons.count(reason)) for reason in dict.fromkeys(reasons)]
-    names = ", ".join(domain.name for domain in domains)
-    run_text = (
-        f"{len(run.status)} replicas of {names}, {run.duration_ps:g} ps each at {fitted.temperature_K:g} K, "
-        "started from training frames: long enough for bonds and angles, not for the shape of the chain. "
-        "The marginals of this run are the green lines above."
-    )
-    sigma = fitted.params["repulsion"]["sigma"]
-    return [
-        Section("Results", table=Table(("metric", "value", "unit"), results)),
-        Section("Fit", fit_text, Table(("term", "class", "observations", "KL", "noise"), rows), panels),
-        Section("Bonds", table=Table(("class", "k (½k form), kcal/mol/Å²", "r0, Å"), bonds)),
-        Section("Size of pairs", "σ of the repulsion.", figures=(figure(diagnostics.sigma_figure(sigma)),)),
-        Section("Priors alone", run_text, Table(("end of replica", "count"), outcome)),
-    ]
+def _simulation(judged: Judged, cfg: Priors) -> dict:
+    """What gate.json says of the run that was judged."""
+    run = judged.run
+    return {
+        "domains": [domain.name for domain in judged.domains],
+        "replicas": len(run.status),
+        "steps": run.steps,
+        "timestep_fs": cfg.gate.timestep_fs,
+        "duration_ps": run.duration_ps,
+        "friction_per_ps": cfg.gate.friction_per_ps,
+        "temperature_K": judged.fitted.temperature_K,
+        "kinetic_temperature_K": run.temperature_K if np.isfinite(run.temperature_K) else None,
+        "frames": run.n_frames,
+        "failed": [
+            {"replica": int(i), "status": Status(run.status[i]).name, "time_ps": float(run.fail_ps[i])}
+            for i in np.flatnonzero(run.status != Status.OK)
+        ],
+    }
+
+
+def _diagnostics(judged: Judged) -> dict:
+    found, refitted = dict(judged.fitted.diagnostics), judged.refitted
+    if refitted is not None:
+        before, after = refitted.force_mse
+        found["refit"] = {
+            "reason": refitted.reason,
+            "iterations": len(refitted.log),
+            "frames": refitted.frames,
+            "force_mse_before": before,
+            "force_mse_after": after,
+        }
+    return found
+
+
+def _record(stage: Stage, judged: Judged) -> None:
+    record, fitted, run = stage.record, judged.fitted, judged.run
+    bond = fitted.params["bond"]
+    record.metric("temperature_K", fitted.temperature_K, unit="K")
+    record.metric("frames", fitted.diagnostics["frames"])
+    error = None if fitted.errors is None else fitted.errors["bond"]
+    record.metric("bond_k", float(bond["k"][0]), unit="kcal/mol/Å²", **_stderr(error, "k"))
+    record.metric("bond_r0", float(bond["x0"][0]), unit="Å", **_stderr(error, "x0"))
+    record.metric("cis_bond_fraction", fitted.diagnostics["cis_bond_fraction"])
+    record.metric("replicas", len(run.status))
+    record.metric("steps", run.steps)
+    record.metric("duration_ps", run.duration_ps, unit="ps")
+    record.metric("simulation_temperature_K", run.temperature_K, unit="K")
+    for name, check in judged.checks.items():
+        record.metric(name, check.value)
+        record.check(name, check.passed, check.value, check.limit)
+    if judged.refitted is not None:
+        before, after = judged.refitted.force_mse
+        record.metric("refit_force_mse_before", before, unit="(kcal/mol/Å)²")
+        record.metric("refit_force_mse_after", after, unit="(kcal/mol/Å)²")
+        converged = judged.refitted.converged
+        record.check("refit_converged", converged, int(converged), 1)
+
+
+def _stderr(errors: dict[str, np.ndarray] | None, name: str) -> dict[str, float]:
+    return {} if errors is None else {"stderr": float(errors[name][0])}

@@ -28,7 +28,7 @@ class Spec:
 
 CHAIN = (
     Spec("prepare", ("data", "force_map", "store"), (), ("frames", "domains", "force_map_ratio")),
-    Spec("priors", ("priors",), ("prepare",), ("stable_fraction", "helix_mirror_gap_kT")),
+    Spec("priors", ("priors",), ("prepare",), ("stable_fraction", "steps", "helix_mirror_gap_kT")),
     Spec("train", ("model", "train"), ("prepare", "priors"), ("val_force_mse", "seconds_per_step")),
     Spec("evaluate", (), ("prepare", "train"), ("force_rmse_kcal_mol_A", "explained_variance")),
     Spec("simulate", ("sim",), ("prepare", "train"), ("replicas", "stable_fraction", "us_per_step")),
@@ -54,12 +54,20 @@ EXTRA_SECTIONS = {
 
 
 def run_stage(
-    name: str, config: Config, root: Path, console: Console, *, force: bool = False, strict: bool = False
+    name: str,
+    config: Config,
+    root: Path,
+    console: Console,
+    *,
+    force: bool = False,
+    strict: bool = False,
+    allow_ungated: bool = False,
 ) -> bool:
     """Run one stage unless its folder is complete for the same configuration and inputs.
 
     Returns True when it ran. Raises InputError when a section or an earlier stage is missing, and
-    GateError under `strict` when one of the stage's checks failed.
+    GateError under `strict` when one of the stage's checks failed, or when `train` would put a network on
+    priors that have not passed their gate and allow_ungated is not set.
     """
     spec = BY_NAME[name]
     _check_sections(spec, config)
@@ -72,6 +80,8 @@ def run_stage(
         console.say(f"{name}: {root / name} is complete for this configuration, skipped")
         ran = False
     else:
+        if name == "train" and not allow_ungated:
+            require_gate(root, config)
         from cgrefine.versions import refuse_miscompiling
 
         refuse_miscompiling()
@@ -89,17 +99,51 @@ def run_stage(
 
 
 def run_chain(
-    config: Config, root: Path, console: Console, *, force: bool = False, strict: bool = False
+    config: Config,
+    root: Path,
+    console: Console,
+    *,
+    force: bool = False,
+    strict: bool = False,
+    allow_ungated: bool = False,
 ) -> list[tuple[str, bool]]:
-    """All stages in order; the gates are enforced after the last, so that every result is written."""
+    """All stages in order; the checks are enforced after the last, so that every result is written."""
     missing = [f"{s} (needed by {spec.name})" for spec in CHAIN for s in spec.sections if _absent(config, s)]
     if missing:
         raise InputError(f"config: missing section {', '.join(missing)}")
-    ran = [(spec.name, run_stage(spec.name, config, root, console, force=force)) for spec in CHAIN]
+    ran = [
+        (spec.name, run_stage(spec.name, config, root, console, force=force, allow_ungated=allow_ungated))
+        for spec in CHAIN
+    ]
     if strict:
         for spec in CHAIN:
             _enforce(root, spec.name)
     return ran
+
+
+def require_gate(root: Path, config: Config) -> None:
+    """Raise GateError unless root/priors passed its gate with the parameters that are there now.
+
+    Priors that no network is put on (model.name none), and a network without priors, need no gate.
+    """
+    assert config.model is not None
+    if config.model.name == "none" or not config.model.priors:
+        return
+    way_out = "; change `priors`, or train with --allow-ungated"
+    path = root / "priors" / "gate.json"
+    if not path.is_file():
+        raise GateError(f"train: {path} is not there: these priors were never gated{way_out}")
+    verdict = artifacts.read_json(path)
+    if verdict.get("parameters") != artifacts.file_hash(root / "priors" / "forcefield" / "params.npz"):
+        raise GateError(f"train: {path} is of other parameters than those in {root / 'priors'}{way_out}")
+    failed = {name: check for name, check in verdict["checks"].items() if not check["passed"]}
+    if failed:
+        told = "; ".join(
+            f"{name}: found {'none' if c['value'] is None else shown(c['value'])}, allowed {c['sense']} "
+            f"{shown(c['limit'])}"
+            for name, c in failed.items()
+        )
+        raise GateError(f"train: the priors failed their gate ({told}){way_out}")
 
 
 def result_rows(root: Path, names: Sequence[str]) -> list[tuple[str, str, str, str]]:
