@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize
 
 from cgrefine.fm.priors import classes, inversion
-from cgrefine.fm.priors.estimators import spline_design
+from cgrefine.fm.priors.designs import spline_design
 
 LOW, HIGH, KNOTS = 1.4, 2.6, 14
 

@@ -15,12 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
-import jax.numpy as jnp
 import numpy as np
 
 from cgrefine.config.schema import AnglePrior, BondPrior, DihedralPrior
-from cgrefine.fm.priors import forms
 from cgrefine.fm.priors.classes import Kind, Scheme
+from cgrefine.fm.priors.designs import cosine_powers, periodic_design, spline_design, waves
 from cgrefine.fm.priors.inversion import by_level, log_likelihood, penalised_poisson, shrunk
 
 TRANS_MIN_A = 3.4
@@ -237,10 +236,10 @@ def angle_estimator(cfg: AnglePrior, edges: np.ndarray, low: float, high: float)
         estimator = _linear("angle", cfg.classes, inside, x, design, penalty, _from_lowest(design))
         return replace(estimator, basis=np.eye(cfg.knots))
     if cfg.form == "polynomial":
-        basis, curvature = _cosine_powers(x, cfg.degree)
+        basis, curvature = cosine_powers(x, cfg.degree)
         to_params = _without_constant
     else:
-        basis, curvature = _waves(x, cfg.harmonics)
+        basis, curvature = waves(x, cfg.harmonics)
         to_params = _cos_and_sin(cfg.harmonics)
     h, width = (high - low) / (cfg.knots - 3), edges[1] - edges[0]
     penalty = cfg.smoothing * h**3 * width * curvature.T @ curvature
@@ -263,7 +262,7 @@ def dihedral_estimator(cfg: DihedralPrior, edges: np.ndarray) -> Linear:
         penalty, to_params = cfg.smoothing * second.T @ second, _from_lowest(design)
     else:
         order = np.arange(1, cfg.harmonics + 1)
-        design, _ = _waves(phi, cfg.harmonics)
+        design, _ = waves(phi, cfg.harmonics)
         penalty = cfg.smoothing * np.diag(np.concatenate([[0.0], order**4.0, order**4.0]))
         fourier = _cos_and_sin(cfg.harmonics)
         to_params = fourier if cfg.form == "fourier" else (lambda q, kT: periodic(fourier(q, kT)))
@@ -314,51 +313,12 @@ def periodic(fourier: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"k": np.hypot(cosines, sines), "gamma": np.arctan2(sines, cosines)}
 
 
-def spline_design(theta: np.ndarray, low: float, high: float, n_knots: int) -> np.ndarray:
-    """Values of the B-splines of `forms.spline` at angles within [low, high], (angles, knots)."""
-    place = (theta - low) * (n_knots - 3) / (high - low)
-    return _splines(place, np.clip(np.floor(place), 0, n_knots - 4), n_knots)
-
-
-def periodic_design(phi: np.ndarray, n_knots: int) -> np.ndarray:
-    """Values of the B-splines of `forms.periodic_spline` at torsions, (torsions, knots)."""
-    place = (phi + np.pi) * n_knots / (2.0 * np.pi)
-    return _splines(place, np.floor(place), n_knots)
-
-
-def _splines(place: np.ndarray, interval: np.ndarray, n_knots: int) -> np.ndarray:
-    weights = np.asarray(forms.spline_basis(jnp.asarray(place - interval)), np.float64)
-    design = np.zeros((len(place), n_knots))
-    columns = (interval.astype(int)[:, None] + np.arange(4)) % n_knots
-    np.put_along_axis(design, columns, weights, axis=1)
-    return design
-
-
 def _linear(kind, scheme, inside, x, design, penalty, to_params) -> Linear:
     """With the Jacobian sin θ, and a basis of orthonormal columns."""
     _, size, rotation = np.linalg.svd(design, full_matrices=False)
     kept = size > _RANK * size[0]
     basis = rotation[kept].T / size[kept] * np.sqrt(len(design))
     return Linear(kind, scheme, inside, x, np.sin(x), design, basis, penalty, to_params)
-
-
-def _cosine_powers(theta: np.ndarray, degree: int) -> tuple[np.ndarray, np.ndarray]:
-    """cosᵐ θ, m = 0 … degree, and their second derivatives in θ, (angles, degree + 1) each."""
-    c, s, m = np.cos(theta)[:, None], np.sin(theta)[:, None], np.arange(degree + 1)
-    first = m * c ** np.maximum(m - 1, 0)
-    second = m * (m - 1) * c ** np.maximum(m - 2, 0)
-    return c**m, second * s**2 - first * c
-
-
-def _waves(x: np.ndarray, harmonics: int) -> tuple[np.ndarray, np.ndarray]:
-    """1, cos nx, sin nx, n = 1 … harmonics, and their second derivatives, (points, 1 + 2 harmonics) each."""
-    order = np.arange(1, harmonics + 1)
-    waves = np.concatenate([np.cos(x[:, None] * order), np.sin(x[:, None] * order)], axis=1)
-    constant = np.ones((len(x), 1))
-    return (
-        np.concatenate([constant, waves], axis=1),
-        np.concatenate([0.0 * constant, -np.tile(order**2.0, 2) * waves], axis=1),
-    )
 
 
 def _from_lowest(design: np.ndarray) -> Callable[[np.ndarray, float], dict[str, np.ndarray]]:
