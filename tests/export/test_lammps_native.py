@@ -103,12 +103,9 @@ def test_pairs_act_from_their_separation_on(tmp_path, separation):
     check_equal(tmp_path, soft(first=separation), {"soft": 0.05}, 1e-8, settings=few)
 
 
-@pytest.mark.parametrize("last", [1, 2, 5])
-@pytest.mark.parametrize("first", [1, 2])
+@pytest.mark.parametrize(("first", "last"), [(1, 1), (1, 5), (2, 2), (2, 5)])
 def test_pairs_act_in_a_window(tmp_path, first, last):
     """A term of near pairs alone: nothing acts far along the chain."""
-    if last < first:
-        pytest.skip("an empty window")
     few = dataclasses.replace(SETTINGS, steps=20)
     check_equal(tmp_path, soft(first=first, last=last), {"soft": 0.05}, 1e-7, settings=few)
 

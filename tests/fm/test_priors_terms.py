@@ -13,6 +13,7 @@ import pytest
 from cgrefine import energy, geometry, neighbors, system
 from cgrefine.fm.priors.classes import KINDS, labels, rows
 from cgrefine.fm.priors.terms import prior_terms, term
+from cgrefine.residues import species_from_sequence
 from tests.chains import chain_from_internal, random_topology
 from tests.fm import prior_facts
 
@@ -178,6 +179,20 @@ def test_each_tuple_reads_its_own_row(name, chain):
     scalar: Any = jax.jit(TERMS[name].scalar)
     before, after = (np.asarray(scalar(p, np.full(len(types), 1.9), types)) for p in (PARAMS[name], changed))
     assert np.array_equal(before != after, row == row[2])
+
+
+def test_each_pair_reads_its_own_size_and_charges():
+    """Lys and Asp at 4 Å: σ of this pair, and a charge product of -1; the same in either order."""
+    lysine, aspartate = species_from_sequence("KD")
+    r, sigma = jnp.asarray([4.0]), PARAMS["pair power"]["sigma"][lysine, aspartate]
+    bare = (sigma / 4.0) ** 12 - (sigma / 9.0) ** 12 * (1.0 + 12.0 * (1.0 - 4.0 / 9.0))
+    far = np.exp(-3.0) / 24.0
+    screened = np.exp(-0.5) / 4.0 - far * (1.0 + (1.0 / 24.0 + 1.0 / 8.0) * 20.0)
+    for name, expected in (("pair power", bare), ("pair debye_huckel", -332.0637 / 78.5 * screened)):
+        scalar: Any = jax.jit(TERMS[name].scalar)
+        for i, j in ((lysine, aspartate), (aspartate, lysine)):
+            found = scalar(PARAMS[name], r, jnp.asarray([i]), jnp.asarray([j]))
+            assert float(found[0]) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
