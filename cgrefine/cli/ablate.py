@@ -16,7 +16,7 @@ from cgrefine.cli.ablate_results import Ablation, ablation, content
 from cgrefine.cli.ablate_runs import STAGES, Run, read_run, unobservable
 from cgrefine.cli.console import Console
 from cgrefine.cli.simulate import read_outcomes
-from cgrefine.cli.stages import run_stage
+from cgrefine.cli.stages import require_gate, run_stage
 from cgrefine.config.load import dump
 from cgrefine.config.schema import Config
 from cgrefine.errors import InputError
@@ -38,11 +38,15 @@ def run_ablation(config: Config, root: Path, console: Console, allow_ungated: bo
     """Train, simulate and observe every variant with every seed below root/ablate; write the comparison.
 
     Writes ablation.json, report.html and config.yaml there, and a table to the screen. A variant whose
-    replicas all fail is a result. Raises InputError, with nothing computed, when the study makes no sense.
+    replicas all fail is a result. Raises InputError, with nothing computed, when the study makes no sense,
+    and GateError, with nothing trained, when the priors failed their gate and allow_ungated is not set.
     """
     checked(config)
     for stage in SHARED:
         run_stage(stage, config, root, console)
+    if "both" in config.ablate.variants and not allow_ungated:
+        # its `train` asks too, but after hours of the other variants
+        require_gate(root, config)
     planned = cases(config, root)
     for index, case in enumerate(planned):
         console.say(f"ablate: {case.variant}, seed {case.seed} ({index + 1} of {len(planned)})")

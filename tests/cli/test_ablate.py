@@ -21,7 +21,7 @@ from cgrefine.cli.observe import model_groups
 from cgrefine.cli.simulate import Outcome, write_outcomes
 from cgrefine.config import parse
 from cgrefine.data.store import write_domain, write_index
-from cgrefine.errors import InputError
+from cgrefine.errors import GateError, InputError
 from cgrefine.fm import forcefield
 from cgrefine.neighbors import padded
 from cgrefine.sim.trajectory import TrajectoryWriter, write_pdb
@@ -133,6 +133,12 @@ def built(monkeypatch) -> list[tuple[str, str]]:
 def ablated(root, config=CONFIG) -> dict:
     ablate.run_ablation(config, root, Console(quiet=True), allow_ungated=True)
     return read_json(root / "ablate" / "ablation.json")
+
+
+def test_priors_that_failed_their_gate_are_refused_before_any_variant_is_trained(tmp_path, built):
+    with pytest.raises(GateError, match="never gated"):
+        ablate.run_ablation(CONFIG, tmp_path, Console(quiet=True))
+    assert [stage for _, stage in built] == ["prepare", "priors"] and not (tmp_path / "ablate").exists()
 
 
 def test_a_case_differs_in_its_seeds_and_in_what_it_leaves_out():
