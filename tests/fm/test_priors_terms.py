@@ -185,7 +185,7 @@ def test_each_pair_reads_its_own_size_and_charges():
     """Lys and Asp at 4 Å: σ of this pair, and a charge product of -1; the same in either order."""
     lysine, aspartate = species_from_sequence("KD")
     r, sigma = jnp.asarray([4.0]), PARAMS["pair power"]["sigma"][lysine, aspartate]
-    bare = (sigma / 4.0) ** 12 - (sigma / 9.0) ** 12 * (1.0 + 12.0 * (1.0 - 4.0 / 9.0))
+    bare = (sigma / 4.0) ** 12 - (sigma / 9.0) ** 12 * (1.0 + 6.0 * (1.0 - (4.0 / 9.0) ** 2))
     far = np.exp(-3.0) / 24.0
     screened = np.exp(-0.5) / 4.0 - far * (1.0 + (1.0 / 24.0 + 1.0 / 8.0) * 20.0)
     for name, expected in (("pair power", bare), ("pair debye_huckel", -332.0637 / 78.5 * screened)):
