@@ -304,7 +304,7 @@ class Refit(Section):
     max_frames: Count = 20_000
     min_steps: Count = 10
     max_steps: Count = 300
-    gradient_norm: Positive = 1.0e-4
+    gradient_norm: Positive = 1.0e-5
     plateau_steps: Count = 10
     plateau_gain: Positive = 1.0e-6
     seed: Annotated[int, Field(ge=0)] = 0

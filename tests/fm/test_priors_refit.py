@@ -194,7 +194,11 @@ def test_two_devices_give_the_numbers_of_one():
     root = Path(__file__).parents[2]
     environment["PYTHONPATH"] = os.pathsep.join([str(root), environment.get("PYTHONPATH", "")])
     run = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES], capture_output=True, text=True, env=environment, timeout=200
+        [sys.executable, "-W", "error::UserWarning:jax", "-c", TWO_DEVICES],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=200,
     )
     assert run.returncode == 0, run.stderr
     said = json.loads(run.stdout.splitlines()[-1])

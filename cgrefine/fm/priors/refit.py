@@ -215,7 +215,7 @@ def posed(
                 f"{float(full.squares):g}: it must be above 0 and finite"
             )
         task = Task(full, moving, scales.zeros(start, jnp.float64), jnp.asarray(settings.penalty))
-        return Problem(objective, task._replace(widths=_widths(objective, task)), start)
+        return Problem(objective, task._replace(widths=scaled_widths(objective, task)), start)
 
 
 def begun(problem: Problem, settings: Refit, z: Params | None = None) -> Snapshot:
@@ -245,7 +245,7 @@ def descent(problem: Problem, settings: Refit, start: Snapshot) -> Iterator[Snap
 
 
 @partial(jax.jit, static_argnums=0)
-def _widths(objective: Objective, task: Task) -> Params:
+def scaled_widths(objective: Objective, task: Task) -> Params:
     """1/√h of every z at the start; task.widths hold zeros of its shapes."""
     z, count = task.widths, sum(leaf.size for leaf in jax.tree.leaves(task.widths))
     half = full_batch.curvature(
