@@ -13,7 +13,7 @@ hundred beads this is faster than lists of pairs.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -27,6 +27,8 @@ from cgrefine.system import System, Topology
 POINTS = 4096
 RANGES = {"bond": (0.0, 16.0), "angle": (0.0, np.pi)}
 """Where tables begin and end, Å or rad. A longer bond is read from the line through the last two points."""
+
+CODES_STEP = 32
 
 SERIES_POINTS = 512
 SERIES_ERROR = 1e-7
@@ -177,22 +179,26 @@ def _tabulated(
     """Energy and force -dU/dx of the sum of the terms, (codes, grid) each, in float64."""
     with jax.enable_x64(True):
         double = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), {t.name: params[t.name] for t in terms})
+        # a multiple of CODES_STEP codes, so that chains share a compilation
+        many = np.resize(codes, CODES_STEP * -(-len(codes) // CODES_STEP)).astype(np.int32)
+        energies, forces = _table(tuple(terms), double, jnp.asarray(grid), many)
+    return np.asarray(energies)[: len(codes)], np.asarray(forces)[: len(codes)]
 
-        def energy(x, code):
-            return sum(t.scalar(double[t.name], x, code) for t in terms)
 
-        def table(code):
-            u, slope = jax.jvp(
-                lambda x: energy(x, jnp.full(grid.shape, code)), (grid,), (np.ones_like(grid),)
-            )
-            return u, -slope
+@partial(jax.jit, static_argnums=0)
+def _table(terms: tuple[BondedTerm, ...], params: Params, grid: Array, codes: Array) -> tuple[Array, Array]:
+    def one(code):
+        def energy(x):
+            return sum(t.scalar(params[t.name], x, jnp.full(grid.shape, code)) for t in terms)
 
-        energies, forces = jax.jit(jax.vmap(table))(codes.astype(np.int32))
-    return np.asarray(energies), np.asarray(forces)
+        return jax.jvp(energy, (grid,), (jnp.ones_like(grid),))
+
+    energies, slopes = jax.vmap(one)(codes)
+    return energies, -slopes
 
 
 def _dihedral_series(terms: Sequence[BondedTerm], params: Params, topology: Topology, dtype: Any) -> Series:
-    """Fourier series of the curves of the dihedrals: exact for series, else to SERIES_ERROR of the largest."""
+    """Series of the curves of the dihedrals: exact for series, else to SERIES_ERROR of the largest."""
     codes, which = np.unique(topology.dihedral_types, return_inverse=True)
     grid = -np.pi + 2.0 * np.pi * np.arange(SERIES_POINTS) / SERIES_POINTS
     energies, _ = _tabulated(terms, params, grid, codes)

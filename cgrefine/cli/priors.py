@@ -48,7 +48,7 @@ class Judged(NamedTuple):
 
 
 def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
-    """Fit on the training frames of root/prepare; write forcefield/, gate.json, diagnostics.json, report.html.
+    """Fit on the training frames of root/prepare; write forcefield/, gate.json, diagnostics.json, a page.
 
     Raises InputError when the frames or temperature asked for are not there.
     """

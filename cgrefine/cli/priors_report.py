@@ -77,13 +77,13 @@ def _fit(fitted: FittedPriors, run: PriorRun) -> Section:
         for label, a in classes.items()
     ]
     text = (
-        f"Inverted at {fitted.temperature_K:g} K from {found['frames']} training frames, with the Jacobians r² "
-        f"and sin θ, then corrected in {found['rounds']} rounds of simulation of the priors alone (iterative "
-        f"Boltzmann inversion). Angles are fitted from {low:.1f} to {high:.1f}°, with quadratic walls beyond. "
-        "KL: of the counted from the implied distribution of each row alone, nats (after a correction it is no "
-        "longer meant to be small); beside it the share to be expected from as many independent observations. A "
-        "class with little data is drawn to the coarser one it is part of. Bands are standard errors from a "
-        "bootstrap of runs."
+        f"Inverted at {fitted.temperature_K:g} K from {found['frames']} training frames, with the Jacobians "
+        f"r² and sin θ, then corrected in {found['rounds']} rounds of simulation of the priors alone "
+        f"(iterative Boltzmann inversion). Angles are fitted from {low:.1f} to {high:.1f}°, with quadratic "
+        "walls beyond. KL: of the counted from the implied distribution of each row alone, nats (after a "
+        "correction it is no longer meant to be small); beside it the share to be expected from as many "
+        "independent observations. A class with little data is drawn to the coarser one it is part of. Bands "
+        "are standard errors from a bootstrap of runs."
     )
     bands = fitted.bands or {}
     panels = [
@@ -113,8 +113,8 @@ def _bonds(fitted: FittedPriors) -> Section:
 def _refit(refitted: Refitted) -> Section:
     before, after = refitted.force_mse
     text = (
-        f"LBFGS on {refitted.frames} frames ended after {len(refitted.log)} iterations ({refitted.reason}). The "
-        f"mean squared force error went from {before:.4g} to {after:.4g} (kcal/mol/Å)²."
+        f"LBFGS on {refitted.frames} frames ended after {len(refitted.log)} iterations ({refitted.reason}). "
+        f"The mean squared force error went from {before:.4g} to {after:.4g} (kcal/mol/Å)²."
     )
     return Section("Force-matched refit", text)
 

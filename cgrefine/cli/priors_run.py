@@ -32,8 +32,8 @@ NVE_REPLICAS = 4
 
 
 class PriorRun(NamedTuple):
-    """counts: marginals after the first fifth; status (r,) of each replica; fail_ps (r,), NaN for those that
-    live; temperature_K: kinetic, over living frames; steps, duration_ps: of each replica; n_frames: counted."""
+    """counts: marginals after the first fifth; status (r,) of each replica; fail_ps (r,), NaN while alive;
+    temperature_K: kinetic, over living frames; steps, duration_ps: of each replica; n_frames: counted."""
 
     counts: Marginals
     status: np.ndarray
@@ -119,6 +119,7 @@ def drift_kT_ns(force_field: ForceField, domain: Domain, limits: Gate, seed: int
         units.from_fs(1000.0 * limits.nve_duration_ps),
         force_field.model.cutoff_A,
         criteria,
+        fast=_fast(force_field, domain, system, np.float64),
     )
     drifts = energy_drifts(time_ps, energies, alive)
     kept = drifts[np.isfinite(drifts)]
@@ -133,10 +134,7 @@ def _chunks(
     integrator = Langevin(units.from_fs(limits.timestep_fs), units.from_per_ps(limits.friction_per_ps))
     for index, domain in enumerate(domains):
         system, positions, criteria = _start(domain, each, temperature_K, seed)
-        fast = None
-        if dense.applies(force_field.model, system):
-            made = dense.dense(force_field.model, force_field.params, domain.topology, np.float32)
-            fast = Fast(*made)
+        fast = _fast(force_field, domain, system, np.float32)
         steps = rollout(
             force_field.model,
             force_field.params,
@@ -151,6 +149,12 @@ def _chunks(
         )
         for chunk in steps:
             yield index, chunk
+
+
+def _fast(force_field: ForceField, domain: Domain, system: System, dtype: type) -> Fast:
+    """Dense forces, which priors always have."""
+    assert dense.applies(force_field.model, system)
+    return Fast(*dense.dense(force_field.model, force_field.params, domain.topology, dtype))
 
 
 def _start(

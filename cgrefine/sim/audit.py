@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 from cgrefine.energy import BeadEnergies
 from cgrefine.sim.nve import VelocityVerlet
-from cgrefine.sim.rollout import Chunk, rollout, settings
+from cgrefine.sim.rollout import Chunk, Fast, rollout, settings
 from cgrefine.sim.stability import Checks
 from cgrefine.system import System
 
@@ -131,11 +131,13 @@ def constant_energy_run(
     cutoff_A: float,
     limits: Checks,
     watch: Callable[[Any], Any] = lambda chunks: chunks,
+    fast: Fast | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Velocity Verlet in float64 from thermal positions (n, 3) with Maxwell momenta at kT (g,).
 
     dt, duration: internal. Returns time_ps (s,), total energy (s, g), alive (s, g), status (g,).
     In float32 the rounding of the energy would hide the drift. `watch` wraps the iterator of chunks.
+    fast: see `rollout`.
     """
     run = settings(duration, duration / 100.0, dt, cutoff_A)
     with jax.enable_x64(True):
@@ -151,6 +153,7 @@ def constant_energy_run(
                     VelocityVerlet(dt),
                     run,
                     limits,
+                    fast,
                 )
             )
         )

@@ -165,10 +165,11 @@ def rollout(
     lengths = (run.stride // run.check_every, run.chunk_frames, run.check_every)
     forces, chain = (None, ()) if fast is None else (fast.forces, in_dtype(fast.chain, x.dtype))
     regrown = done = 0
-    progress = _start(*fixed, capacity, params, start_key, x, packed, pairs, kT_bead, limits)
+    begin = (forces, params, start_key, x, packed, pairs, kT_bead, limits, chain)
+    progress = _start(*fixed, capacity, *begin)
     while bool(progress.state.at.overflow):
         capacity, regrown = _rounded(1.5 * capacity, pairs), regrown + 1
-        progress = _start(*fixed, capacity, params, start_key, x, packed, pairs, kT_bead, limits)
+        progress = _start(*fixed, capacity, *begin)
     while done < run.n_frames:
         after, frames = _advance(
             *fixed,
@@ -210,24 +211,59 @@ def graph_temperatures(kinetic: Float[Array, " graphs"], system: System) -> Floa
     return 2.0 * kinetic / (3.0 * jnp.maximum(count, 1.0) * units.KB)
 
 
-def _evaluator(bead_energies, cutoff_A: float, capacity: int, system: System, pairs: Candidates) -> Evaluate:
+def _edges(cutoff_A: float, capacity: int, pairs: Candidates, x: Array) -> neighbors.Neighbors:
+    if cutoff_A > 0.0:
+        return neighbors.update(x, pairs, cutoff_A, capacity)
+    none = np.zeros(0, np.int32)
+    return neighbors.padded(none, none, 0)
+
+
+def _evaluator(
+    bead_energies, cutoff_A: float, capacity: int, system: System, pairs: Candidates, forces, chain
+) -> Evaluate:
+    """Energies of bead_energies, and its forces: by differentiation, or the fast ones if they are given."""
+
     def evaluate(params, x):
-        if cutoff_A > 0.0:
-            edges = neighbors.update(x, pairs, cutoff_A, capacity)
-        else:
-            none = np.zeros(0, np.int32)
-            edges = neighbors.padded(none, none, 0)
-        per_bead, force = energy.bead_energies_and_forces(bead_energies, params, x, system, edges)
-        return Evaluation(per_bead, force, jnp.asarray(edges.overflow))
+        edges = _edges(cutoff_A, capacity, pairs, x)
+        overflow = jnp.asarray(edges.overflow)
+        if forces is None:
+            per_bead, force = energy.bead_energies_and_forces(bead_energies, params, x, system, edges)
+            return Evaluation(per_bead, force, overflow)
+        columns = _columns(x, system)
+        force = _rows(forces(chain, columns - columns[:, :, :1]))
+        return Evaluation(bead_energies(params, x, system, edges), force, overflow)
 
     return evaluate
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _columns(rows: Array, system: System) -> Array:
+    """Values of beads (n, ...) as (..., R, L), components first, of R replicas of one chain."""
+    replicas = system.graph_mask.shape[0]
+    return jnp.moveaxis(rows.reshape(replicas, -1, *rows.shape[1:]), (0, 1), (-2, -1))
+
+
+def _rows(columns: Array) -> Array:
+    """The inverse of `_columns` for vectors: (3, R, L) to (n, 3)."""
+    return jnp.moveaxis(columns, 0, -1).reshape(-1, 3)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _start(
-    bead_energies, integrator, cutoff_A, capacity, params, key, x, system, pairs, kT, limits
+    bead_energies,
+    integrator,
+    cutoff_A,
+    capacity,
+    forces,
+    params,
+    key,
+    x,
+    system,
+    pairs,
+    kT,
+    limits,
+    chain,
 ) -> Progress:
-    evaluate = _evaluator(bead_energies, cutoff_A, capacity, system, pairs)
+    evaluate = _evaluator(bead_energies, cutoff_A, capacity, system, pairs, forces, chain)
     state = integrator.pair(evaluate, jnp.asarray(system.mass)[:, None], kT[:, None]).init(key, x, params)
     n_graphs = system.graph_mask.shape[0]
     alive = jnp.full(n_graphs, int(Status.OK), jnp.int32)
@@ -259,7 +295,7 @@ def _advance(
 
     The key of a step is fold_in(key, step), so a chunk run again repeats its noise.
     """
-    evaluate = _evaluator(bead_energies, cutoff_A, capacity, system, pairs)
+    evaluate = _evaluator(bead_energies, cutoff_A, capacity, system, pairs, None, chain)
 
     def edge_step(before: Progress) -> State:
         """The integrator, its energy shown the last good state wherever the new one must not be seen."""
@@ -293,11 +329,11 @@ def _advance(
         heat = jnp.zeros(system.graph_mask.shape[0], before.state.positions.dtype)
         (after, overflow, heat), _ = jax.lax.scan(one_look, (before, overflow, heat), None, looks)
         if forces is not None:
-            at = evaluate(params, after.state.positions)
-            after = after._replace(
-                state=after.state._replace(at=after.state.at._replace(energies=at.energies))
-            )
-            overflow = overflow | at.overflow
+            x, at = after.state.positions, after.state.at
+            edges = _edges(cutoff_A, capacity, pairs, x)
+            at = at._replace(energies=bead_energies(params, x, system, edges))
+            after = after._replace(state=after.state._replace(at=at))
+            overflow = overflow | jnp.asarray(edges.overflow)
         potential = energy.graph_energies(after.state.at.energies, system.graph_id, heat.shape[0])
         frame = (
             after.state.positions,
@@ -321,28 +357,21 @@ def _fast_steps(
     Replicas do not touch each other here, so what becomes of a failed one needs no guard. The energies
     of the state are left as they were.
     """
-    replicas = system.graph_mask.shape[0]
-
-    def first(rows):  # (n, ...) -> (..., R, L)
-        return jnp.moveaxis(rows.reshape(replicas, -1, *rows.shape[1:]), (0, 1), (-2, -1))
-
-    def last(columns):
-        return jnp.moveaxis(columns, 0, -1).reshape(-1, 3)
 
     def evaluate(params, x):
         return Evaluation(jnp.zeros((), x.dtype), forces(params, x), jnp.asarray(False))
 
-    pair = integrator.pair(evaluate, first(jnp.asarray(system.mass)), first(kT))
-    origin = first(before.state.positions)[:, :, :1]
-    at = evaluate(chain, first(before.state.positions) - origin)
-    state = State(first(before.state.positions) - origin, first(before.state.momenta), at)
+    pair = integrator.pair(evaluate, _columns(jnp.asarray(system.mass), system), _columns(kT, system))
+    x, p = (_columns(values, system) for values in before.state[:2])
+    origin = x[:, :, :1]
+    state = State(x - origin, p, evaluate(chain, x - origin))
 
     def step(state, index):
         return pair.step(jax.random.fold_in(key, index), state, chain), None
 
     state, _ = jax.lax.scan(step, state, before.step + 1 + jnp.arange(steps, dtype=jnp.int32))
-    known = before.state.at._replace(forces=last(state.at.forces))
-    return State(last(state.positions + origin), last(state.momenta), known)
+    known = before.state.at._replace(forces=_rows(state.at.forces))
+    return State(_rows(state.positions + origin), _rows(state.momenta), known)
 
 
 def _chosen(alive: Bool[Array, " beads"], new: State, old: State) -> State:

@@ -1,0 +1,96 @@
+"""Rollouts with fast forces: the same dynamics as with edges; failures are seen at each look and stay alone."""
+
+import jax
+import numpy as np
+import pytest
+
+from cgrefine import dense, units
+from cgrefine.config.schema import Criteria
+from cgrefine.sim.langevin import Langevin
+from cgrefine.sim.nve import VelocityVerlet
+from cgrefine.sim.rollout import Fast, rollout, settings
+from cgrefine.sim.stability import checks
+from cgrefine.status import Status
+from cgrefine.system import pack
+from tests.chains import ideal_helix
+from tests.test_dense import PARAMS, model_of
+from cgrefine.system import topology_from_species
+
+N = 9
+CHAIN = topology_from_species([0] * N)
+MODEL = model_of("bond", "angle", "dihedral", "repulsion")
+DT = units.from_fs(2.0)
+
+
+def go(x, replicas, mover, fast=True, check_every=5, n_frames=4, criteria=None):
+    system = pack([CHAIN] * replicas)
+    limits = checks(system, np.full(len(system.bonds), 3.8), criteria or Criteria(size_limits=False))
+    run = settings(20 * n_frames * DT, 20 * DT, DT, MODEL.cutoff_A, 2, check_every if fast else 1)
+    given = Fast(*dense.dense(MODEL, PARAMS, CHAIN, x.dtype)) if fast else None
+    kT = np.full(replicas, 0.6)
+    return list(rollout(MODEL, PARAMS, system, x, kT, jax.random.key(3), mover, run, limits, given))
+
+
+def starts(replicas: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.concatenate([ideal_helix(N) + rng.normal(scale=0.05, size=(N, 3)) for _ in range(replicas)])
+
+
+def joined(chunks, name):
+    return np.concatenate([getattr(c, name) for c in chunks])
+
+
+def test_the_same_trajectory_as_with_edges():
+    """Velocity Verlet in float64 over 80 steps: only the error of the angle table tells the two apart."""
+    with jax.enable_x64(True):
+        slow, fast = (go(starts(2), 2, VelocityVerlet(DT), fast=f) for f in (False, True))
+    assert np.allclose(joined(slow, "positions"), joined(fast, "positions"), atol=1e-4)
+    assert np.allclose(joined(slow, "potential"), joined(fast, "potential"), atol=1e-3)
+    assert np.array_equal(joined(slow, "time_ps"), joined(fast, "time_ps"))
+
+
+def test_a_failed_replica_is_frozen_and_the_others_do_not_notice():
+    x = starts(3).astype(np.float32)
+    bad = x.copy()
+    bad[N + 4] += 40.0  # breaks two bonds of the middle replica
+    whole, broken = (go(start, 3, Langevin(DT, 0.05)) for start in (x, bad))
+    assert list(whole[-1].status) == [Status.OK] * 3
+    assert list(broken[-1].status) == [Status.OK, Status.BOND, Status.OK]
+    a, b = joined(whole, "positions"), joined(broken, "positions")
+    others = np.r_[0:N, 2 * N : 3 * N]
+    assert np.array_equal(a[:, others], b[:, others])
+    assert np.array_equal(b[-1, N : 2 * N], bad[N : 2 * N])
+
+
+def test_a_failure_is_seen_at_the_next_look():
+    """Kinetic energies above 1e-3 kT fail at once: at step 5 when the criteria are looked at every 5 steps."""
+    chunks = go(starts(2), 2, Langevin(DT, 0.05), criteria=Criteria(size_limits=False, max_kinetic_kT=20.0))
+    assert (chunks[-1].fail_step == -1).all()
+    hot = go(
+        starts(2) * 1.0,
+        2,
+        Langevin(DT, 50.0),
+        criteria=Criteria(size_limits=False, max_force_kcal_mol_A=60.0),
+    )
+    failed = hot[-1].fail_step
+    assert ((failed == -1) | (failed % 5 == 0)).all()
+
+
+def test_looks_need_fast_forces():
+    with pytest.raises(ValueError, match="every 5 steps need fast forces"):
+        run = settings(DT * 20, DT * 20, DT, 8.0, check_every=5)
+        system = pack([CHAIN])
+        limits = checks(system, np.full(len(system.bonds), 3.8), Criteria())
+        next(
+            rollout(
+                MODEL,
+                PARAMS,
+                system,
+                starts(1),
+                np.ones(1),
+                jax.random.key(0),
+                Langevin(DT, 1.0),
+                run,
+                limits,
+            )
+        )
