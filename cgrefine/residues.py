@@ -42,7 +42,6 @@ PRO: Final = _INDEX["PRO"]
 BETA_BRANCHED: Final = frozenset({_INDEX["ILE"], _INDEX["THR"], _INDEX["VAL"]})
 
 
-
 def species_of(resname: str, modified: bool = False) -> int:
     """Species index of a residue name, variants included; with `modified`, MODIFIED as their parents.
 

@@ -57,7 +57,8 @@ _CHUNK_VALUES = 1 << 16
 
 @dataclass(frozen=True)
 class Domain:
-    """One protein: f frames of n beads. sequence: one-letter codes; breaks, cis_bonds: see topology_from_species.
+    """One protein: f frames of n beads. sequence: one-letter codes; breaks, cis_bonds: see
+    `system.topology_from_species`.
 
     resid: residue numbers of the source as pairs (first, count) of consecutive ones.
     positions (f, n, 3) Å, forces (f, n, 3) kcal/mol/Å: Frames on disk, or arrays in memory; float32.
@@ -86,7 +87,8 @@ class Domain:
     def topology(self) -> Topology:
         """The chain, made when first asked for."""
         numbers = np.concatenate([np.arange(first, first + count) for first, count in self.resid])
-        return topology_from_species(species_from_sequence(self.sequence), self.breaks, numbers, self.cis_bonds)
+        species = species_from_sequence(self.sequence)
+        return topology_from_species(species, self.breaks, numbers, self.cis_bonds)
 
     @property
     def temperature_K(self) -> np.ndarray:

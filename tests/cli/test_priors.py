@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from cgrefine import residues
-from cgrefine.artifacts import Record, Stage, read_json
-from cgrefine.cli import priors
+from cgrefine.artifacts import Record, Stage, file_hash, read_json
+from cgrefine.cli import priors, priors_run
 from cgrefine.cli.console import Console
+from cgrefine.cli.priors_run import PriorRun
 from cgrefine.config.load import parse
 from cgrefine.data.store import write_domain, write_index
 from cgrefine.errors import InputError
@@ -58,39 +59,67 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+GATE = {"steps": 1000, "replicas": 4, "save_every_ps": 0.2, "nve_duration_ps": 0.2}
+
+
 def run(root: Path, path: Path, **settings) -> Stage:
-    short = {"duration_ps": 0.8, "timestep_fs": 4.0, "replicas": 2}
-    config = parse({"priors": {"angle_knots": 12, "simulation": short, **settings}}, "test")
+    small = {"angle": {"knots": 12}, "bootstrap": 4, "iterate": {"rounds": 1, "steps": 1000}, "gate": GATE}
+    config = parse({"priors": {**small, **settings}}, "test")
     stage = Stage("priors", path, Record())
     priors.build(stage, config, root, Console(quiet=True))
     return stage
 
 
-def test_files_and_metrics(root, tmp_path):
-    stage = run(root, tmp_path)
-    loaded = forcefield.load(tmp_path / "forcefield")
+@pytest.fixture(scope="module")
+def made(root, tmp_path_factory) -> Stage:
+    return run(root, tmp_path_factory.mktemp("priors"))
+
+
+def test_files_and_metrics(made):
+    loaded = forcefield.load(made.path / "forcefield")
     assert loaded.facts["temperature_K"] == 320.0 and loaded.facts["network"] is None
     assert [t.name for t in loaded.model.terms] == ["bond", "angle", "dihedral", "repulsion"]
-    assert "<html" in (tmp_path / "report.html").read_text()
-    assert read_json(tmp_path / "diagnostics.json")["frames"] == 2 * 48
-    metrics = stage.record.metrics
-    assert metrics["replicas"] == 4 and metrics["duration_ps"]["value"] == pytest.approx(0.8, rel=0.01)
+    assert "<html" in (made.path / "report.html").read_text()
+    found = read_json(made.path / "diagnostics.json")
+    assert found["frames"] == 2 * 48 and found["rounds"] == 1
+    metrics = made.record.metrics
+    assert metrics["replicas"] == 4 and metrics["steps"] == 1000
+    assert metrics["duration_ps"]["value"] == pytest.approx(4.0)
     assert metrics["stable_fraction"] == 1.0
-    assert metrics["bond_r0"]["value"] == pytest.approx(3.82, abs=0.01)
+    assert metrics["bond_r0"]["value"] == pytest.approx(3.82, abs=0.01) and metrics["bond_r0"]["stderr"] > 0
     # kT/k = 0.06² at 320 K; 800 bonds: 5 % standard error
     assert metrics["bond_k"]["value"] == pytest.approx(0.6359 / 0.06**2, rel=0.2)
-    assert metrics["helix_mirror_gap_kT"] > 1.0
-    assert metrics["angle_below_65_fraction"] < 0.01 and metrics["smallest_nonbonded_A"]["value"] > 2.8
-    assert set(stage.record.checks) == {"stable_fraction", "angle_below_65", "kl_bond"}
+    assert metrics["helix_mirror_gap_kT"] > 1.0 and metrics["smallest_distance_A"] > 2.8
+
+
+def test_the_verdict_names_its_parameters_and_its_run(made):
+    """gate.json holds every check with its limit, and the hash of the parameters that it is about."""
+    verdict = read_json(made.path / "gate.json")
+    assert verdict["parameters"] == file_hash(made.path / "forcefield" / "params.npz")
+    assert set(verdict["checks"]) == set(made.record.checks) >= {"stable_fraction", "kl_bond", "walls_kT"}
+    assert verdict["passed"] == all(check["passed"] for check in verdict["checks"].values())
+    run = verdict["simulation"]
+    assert run["replicas"] == 4 and run["steps"] == 1000 and run["domains"] == ["one", "two"]
+    assert abs(run["kinetic_temperature_K"] - 320.0) < 40.0 and run["failed"] == []
 
 
 def test_a_run_that_blows_up_is_said_to(root, tmp_path, monkeypatch):
-    """All replicas broken before the first frame that counts: no check passes, and the page is written."""
-    lost = priors.PriorRun(marginals.empty(), np.full(4, Status.BOND), math.nan, 0.1, 0)
-    monkeypatch.setattr(priors, "simulate_priors", lambda *_: lost)
+    """All replicas broken before the first frame that counts: the gate fails, and the page is written."""
+    status, never = np.full(4, Status.BOND), np.zeros(4)
+    lost = PriorRun(marginals.empty(), status, never, math.nan, 1000, 4.0, 0)
+    monkeypatch.setattr(priors_run, "simulate", lambda *_: lost)
     stage = run(root, tmp_path)
     assert stage.record.metrics["stable_fraction"] == 0.0
-    assert not any(check["passed"] for check in stage.record.checks.values())
+    verdict = read_json(tmp_path / "gate.json")
+    assert not verdict["passed"] and len(verdict["simulation"]["failed"]) == 4
+    failed = {name for name, check in verdict["checks"].items() if not check["passed"]}
+    assert failed >= {
+        "stable_fraction",
+        "kl_bond",
+        "bond_variance_error",
+        "angle_below_65",
+        "smallest_distance_A",
+    }
     assert REASONS[Status.BOND] in (tmp_path / "report.html").read_text()
 
 

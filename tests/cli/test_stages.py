@@ -76,3 +76,41 @@ def test_result_rows_show_value_error_unit_and_failures(root):
     finish(root, "train", "t", passed=False)
     (row,) = stages.result_rows(root, ["train"])
     assert "val_force_mse 2.5 ± 0.5 (kcal/mol/Å)²" in row[1] and row[2] == "FAILED: below"
+
+
+@pytest.fixture
+def gated(tmp_path):
+    """A run folder whose priors have a gate.json about their parameters, and a way to write it."""
+    folder = tmp_path / "priors" / "forcefield"
+    folder.mkdir(parents=True)
+    (folder / "params.npz").write_bytes(b"parameters")
+
+    def write(passed: bool, digest: str | None = None) -> None:
+        check = {"passed": passed, "value": 0.4, "limit": 0.05, "sense": "at most", "meaning": "of bonds"}
+        content = {
+            "parameters": digest or artifacts.file_hash(folder / "params.npz"),
+            "checks": {"kl_bond": check},
+        }
+        artifacts.write_json(tmp_path / "priors" / "gate.json", content)
+
+    return tmp_path, write
+
+
+def test_train_asks_for_the_gate_of_the_priors(gated):
+    root, write = gated
+    config = parse({"model": {"name": "allegro", "cutoff_A": 8.0}}, "test")
+    with pytest.raises(GateError, match=r"gate\.json is not there.*--allow-ungated"):
+        stages.require_gate(root, config)
+    write(True)
+    stages.require_gate(root, config)
+    write(False)
+    with pytest.raises(GateError, match=r"kl_bond: found 0\.4, allowed at most 0\.05"):
+        stages.require_gate(root, config)
+    write(True, digest="0" * 64)
+    with pytest.raises(GateError, match="other parameters"):
+        stages.require_gate(root, config)
+
+
+def test_no_gate_where_no_network_stands_on_the_priors(tmp_path):
+    for model in ({"name": "none", "cutoff_A": 8.0}, {"name": "allegro", "cutoff_A": 8.0, "priors": False}):
+        stages.require_gate(tmp_path, parse({"model": model}, "test"))

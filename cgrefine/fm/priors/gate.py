@@ -34,10 +34,12 @@ HELICAL_DEG = (30.0, 80.0)
 
 
 class Evidence(NamedTuple):
-    """What the gate judges. reference, simulated: marginals of the simulated domains, of the training frames and
-    of the priors alone; stable, replicas: how many of how many ended well; drift_kT_ns: of the energy at
-    constant energy, per degree of freedom; largest_force: on training frames, kcal/mol/Å; sizes (s, s): pairs of
-    species that the domains have, True where repulsion must hold.
+    """What the gate judges.
+
+    reference, simulated: marginals of the simulated domains, of their training frames and of the priors
+    alone. stable, replicas: how many of how many ended well. drift_kT_ns: of the energy at constant energy,
+    per degree of freedom. largest_force: on training frames, kcal/mol/Å. sizes (species, species): True for
+    pairs that the domains have, where repulsion must hold.
     """
 
     reference: Marginals
