@@ -29,7 +29,7 @@ FACTS = {
 }  # fmt: skip
 PARAMS = {
     "bond": {"k": np.array([150.0, 150.0]), "x0": np.array([3.8, 2.95])},
-    "angle": {"coefficients": np.array([[2.0, 4.0]])},
+    "angle": {"coefficients": np.array([[5.0, 10.0]])},
     "dihedral": {"cos": np.array([[0.3]]), "sin": np.array([[-1.5]])},
     "repulsion": {"sigma": np.full((20, 20), 3.9)},
 }
@@ -76,8 +76,8 @@ def test_good_priors_pass():
 def test_a_false_minimum_of_angles_at_43_degrees():
     """The well of a fit where no data lie: angles fold there, and the wall at 50° is below the minimum."""
     theta = np.linspace(0.0, np.pi, 200)
-    true = 2.0 * np.cos(theta) + 4.0 * np.cos(theta) ** 2
-    well = -6.0 * np.exp(-0.5 * ((theta - np.radians(43.0)) / 0.12) ** 2)
+    true = 5.0 * np.cos(theta) + 10.0 * np.cos(theta) ** 2
+    well = -16.0 * np.exp(-0.5 * ((theta - np.radians(43.0)) / 0.12) ** 2)
     powers = np.cos(theta)[:, None] ** np.arange(1, 9)
     fit = np.linalg.lstsq(powers, true + well, rcond=None)[0]
     facts = copy.deepcopy(FACTS)

@@ -18,7 +18,7 @@ def test_words_are_those_of_the_library_generator():
 
 
 def test_noise_is_gaussian_and_independent_from_step_to_step():
-    """Mean, variance, fourth moment and correlation between steps, five standard errors (false alarm 3e-6)."""
+    """Mean, variance, fourth moment, correlation between steps: five standard errors (false alarm 3e-6)."""
     draw = jax.jit(lambda step: noise.normal(jax.random.fold_in(KEY, step), (400, 3), jnp.float64))
     z = np.stack([np.asarray(draw(step)) for step in range(300)])
     n = z.size
