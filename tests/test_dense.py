@@ -125,7 +125,7 @@ def test_where_it_applies():
     other = topology_from_species((CHAIN.species + 1) % 20, breaks=[6])
     assert not dense.applies(model, pack([CHAIN, other]))
     assert not dense.applies(model, pack([CHAIN], Capacity(N + 2, 1, 20, 20, 20)))
-    network = NetworkTerm("network", 8.0, 1, lambda key: {}, lambda *a: a)
+    network = NetworkTerm("network", 8.0, 1, lambda key: {}, lambda *a: a[0])
     assert not dense.applies(SumOfTerms((*model.terms, network)), same)
     damped = model_of("dihedral").terms[0]
     assert isinstance(damped, BondedTerm)

@@ -1,6 +1,6 @@
 """LBFGS refit of the priors on the embedded sample: one optimum, and its cost beside Adam's. One JSON object.
 
-    python scripts/bench/prior_refit.py [--starts 5] [--classes class] [--rounds 3] [--adam-steps 1000]
+    python scripts/bench/prior_refit.py [--starts 5] [--classes class] [--rounds 3] [--adam-steps 600]
 
 The sample is prepared in a temporary folder and its priors are inverted there. random_starts: from inverted
 values moved by one unit of z at random in every parameter (30 % of force constants, 0.05 Å or rad of places,
@@ -52,7 +52,7 @@ from cgrefine.fm.priors.refit import (
 )
 
 ADAM_STRETCH = 50
-SHARES = (1e-2, 1e-3, 1e-4, 1e-5)
+SHARES = (1e-2, 1e-3, 1e-4)
 PLACES = ("parameters", "z", "u")
 
 
@@ -65,8 +65,8 @@ def main() -> None:
     parser.add_argument("--classes", choices=("global", "class", "type"), default="class")
     parser.add_argument("--penalty", type=float, default=None, help="default: that of the configuration")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.001, 0.003, 0.01, 0.03, 0.1, 0.3])
-    parser.add_argument("--adam-steps", type=int, default=1000, help="at most, of each rate")
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.003, 0.01, 0.03, 0.1, 0.3])
+    parser.add_argument("--adam-steps", type=int, default=600, help="at most, of each rate")
     given = parser.parse_args()
     settings = Refit() if given.penalty is None else Refit(penalty=given.penalty)
     with tempfile.TemporaryDirectory() as folder:

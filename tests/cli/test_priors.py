@@ -59,7 +59,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-GATE = {"steps": 1000, "replicas": 4, "save_every_ps": 0.2, "nve_duration_ps": 0.2}
+GATE = {"steps": 1000, "replicas": 4, "domains": 1, "save_every_ps": 0.2, "nve_duration_ps": 0.2}
 
 
 def run(root: Path, path: Path, **settings) -> Stage:
@@ -99,7 +99,7 @@ def test_the_verdict_names_its_parameters_and_its_run(made):
     assert set(verdict["checks"]) == set(made.record.checks) >= {"stable_fraction", "kl_bond", "walls_kT"}
     assert verdict["passed"] == all(check["passed"] for check in verdict["checks"].values())
     run = verdict["simulation"]
-    assert run["replicas"] == 4 and run["steps"] == 1000 and run["domains"] == ["one", "two"]
+    assert run["replicas"] == 4 and run["steps"] == 1000 and run["domains"] == ["one"]
     assert abs(run["kinetic_temperature_K"] - 320.0) < 40.0 and run["failed"] == []
 
 

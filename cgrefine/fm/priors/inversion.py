@@ -43,7 +43,9 @@ def penalised_poisson(
         rounding = 1e-13 * (np.abs(value[active]) + _penalty_terms(c[active], penalty))
         settled = -0.5 * slope < 1e-6 + rounding
         c[active[settled]] += step[settled]
-        active, step, slope, rounding = (a[~settled] for a in (active, step, slope, rounding))
+        going = ~settled
+        active = active[going]
+        step, slope, rounding = step[going], slope[going], rounding[going]
         if not len(active):
             return c
         target = value[active] + rounding
