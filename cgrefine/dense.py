@@ -5,8 +5,9 @@ matrix of each replica, whose sums over pairs are small matrix products,
 
     F_i = Σ_j s_ij (x_i - x_j) = x_i Σ_j s_ij - Σ_j s_ij x_j,      s = -U'(r)/r.
 
-Bonded forces are read from tables of -dU/dx that `chain` makes in float64 from the terms' own functions,
-linear in between: the gradient of a piecewise quadratic energy next to the term's own. The gradients of
+Bonded forces are read from tables of -dU/dx that `dense` makes in float64 from the terms' own functions,
+linear in between: the gradient of a piecewise quadratic energy next to the term's own. Fourier series of
+dihedrals are summed instead. The gradients of
 angles and dihedrals are written out (Blondel & Karplus, J. Comput. Chem. 17, 1132 (1996)). Up to some
 hundred beads this is faster than lists of pairs.
 """
@@ -25,7 +26,7 @@ from cgrefine.energy import BondedTerm, PairTerm, Params, SumOfTerms
 from cgrefine.system import System, Topology
 
 POINTS = 4096
-RANGES = {"bond": (0.0, 16.0), "angle": (0.0, np.pi)}
+RANGES = {"bond": (0.0, 16.0), "angle": (0.0, np.pi), "dihedral": (-np.pi, np.pi)}
 """Where tables begin and end, Å or rad. A longer bond is read from the line through the last two points."""
 
 CODES_STEP = 32
@@ -33,6 +34,9 @@ CODES_STEP = 32
 SERIES_POINTS = 512
 SERIES_ERROR = 1e-7
 """Points of a dihedral that its Fourier series is made of, and the relative size below which it ends."""
+
+MOST_HARMONICS = 12
+"""Curves of dihedrals with more (splines) are tables: the harmonics are unrolled in the program."""
 
 
 @runtime_checkable
@@ -72,9 +76,10 @@ class Series(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """What the forces of one chain of L beads need: made by `chain`, an argument of jitted functions.
+    """What the forces of one chain of L beads need: made by `dense`, an argument of jitted functions.
 
-    bonded: Curves of "bond" and "angle", those that there are; dihedral: their Fourier series.
+    bonded: Curves of "bond" and "angle", those that there are, and of "dihedral" unless all of its curves
+    are short Fourier series: then they are in dihedral.
     pairs: for each pair term its constants (or parameters), zero where a pair does not act;
     acts: (L, L) of 0 and 1 for each; species (L,) int32.
     """
@@ -135,10 +140,11 @@ def dense(model: SumOfTerms, params: Params, topology: Topology, dtype: Any) -> 
         for kind in ("bond", "angle")
         if (terms := [t for t in bonded_terms if t.kind == kind]) and len(getattr(topology, f"{kind}s"))
     }
-    torsions = [t for t in bonded_terms if t.kind == "dihedral"]
-    dihedral = (
-        _dihedral_series(torsions, params, topology, dtype) if torsions and len(topology.dihedrals) else None
-    )
+    torsions, dihedral = [t for t in bonded_terms if t.kind == "dihedral"], None
+    if torsions and len(topology.dihedrals):
+        dihedral = _dihedral_series(torsions, params, topology, dtype)
+        if dihedral is None:
+            bonded["dihedral"] = _curves(torsions, params, topology, "dihedral", dtype)
     apart = np.abs(topology.sequence[:, None] - topology.sequence[None])
     acts = tuple((t.acts_at(apart) & (apart > 0)).astype(dtype) for t in pairs)
     return (
@@ -197,8 +203,10 @@ def _table(terms: tuple[BondedTerm, ...], params: Params, grid: Array, codes: Ar
     return energies, -slopes
 
 
-def _dihedral_series(terms: Sequence[BondedTerm], params: Params, topology: Topology, dtype: Any) -> Series:
-    """Series of the curves of the dihedrals: exact for series, else to SERIES_ERROR of the largest."""
+def _dihedral_series(
+    terms: Sequence[BondedTerm], params: Params, topology: Topology, dtype: Any
+) -> Series | None:
+    """Series of the curves of the dihedrals, to SERIES_ERROR of the largest; None if it is a long one."""
     codes, which = np.unique(topology.dihedral_types, return_inverse=True)
     grid = -np.pi + 2.0 * np.pi * np.arange(SERIES_POINTS) / SERIES_POINTS
     energies, _ = _tabulated(terms, params, grid, codes)
@@ -208,6 +216,8 @@ def _dihedral_series(terms: Sequence[BondedTerm], params: Params, topology: Topo
     size = np.abs(waves[:, 1:]).max(axis=0)
     kept = np.flatnonzero(size > SERIES_ERROR * max(size.max(), 1e-30))
     n = int(kept[-1]) + 2 if len(kept) else 2
+    if n - 1 > MOST_HARMONICS:
+        return None
     rows = np.zeros((2, n, topology.n_beads - 3))
     rows[:, :, topology.dihedrals[:, 0]] = np.stack([waves.real, -waves.imag])[:, which, :n].swapaxes(1, 2)
     cosines, sines = rows.astype(dtype)
@@ -360,6 +370,10 @@ def _curves_at(chain: Chain, at: Internal, damping: tuple[float, float] | None) 
     energy = dihedral = jnp.zeros_like(at.cosine)
     if chain.dihedral is not None and at.cosine.shape[1]:
         energy, dihedral = _series(chain.dihedral, at.cosine, at.sine)
+    elif "dihedral" in chain.bonded:
+        curves, phi = chain.bonded["dihedral"], arctan2(at.sine, at.cosine)
+        energy = _read(curves, "dihedral", phi, "energy")
+        dihedral = -_read(curves, "dihedral", phi, "force")
     switch = falling = jnp.zeros_like(at.theta)
     if damping is not None:
         low, width = damping[0], damping[1] - damping[0]

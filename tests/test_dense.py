@@ -73,7 +73,7 @@ def dense_forces(model, x, dtype):
     [(name,) for name in FACTS] + [("bond", "angle", "dihedral", "repulsion"), ("torsion", "near", "charge")],
 )
 def test_forces_are_those_of_the_packed_energy(names):
-    """Float64: to 2e-4 of the largest (angles are read from a table); float32: to its rounding on top."""
+    """Float64: to 2e-4 of the largest (angles and splines are tables); float32: to its rounding on top."""
     model, x = model_of(*names), walks()
     for dtype, tolerance in ((np.float64, 2e-4), (np.float32, 4e-4)):
         expected = packed_forces(model, x, np.float64)
@@ -96,6 +96,13 @@ def test_error_of_the_angle_table_falls_with_its_spacing(monkeypatch):
         monkeypatch.setattr(dense, "POINTS", points)
         errors.append(np.abs(dense_forces(model, x, np.float64) - expected).max())
     assert errors[1] < errors[0] / 6.0
+
+
+def test_only_splines_of_dihedrals_are_tables():
+    """A long series would be unrolled into a program that takes gigabytes to compile."""
+    series, table = (dense.dense(model_of(n), PARAMS, CHAIN, np.float64)[1] for n in ("dihedral", "torsion"))
+    assert series.dihedral is not None and series.dihedral.cosines.shape[0] == 4 and not series.bonded
+    assert table.dihedral is None and set(table.bonded) == {"dihedral"}
 
 
 def test_a_straight_chain_and_coincident_beads_have_finite_forces():
