@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cgrefine import artifacts, units
+from cgrefine import artifacts, geometry, units
 from cgrefine.artifacts import Stage, write_json
 from cgrefine.cli import priors_run
 from cgrefine.cli.console import Console
@@ -20,7 +20,7 @@ from cgrefine.cli.priors_run import PriorRun
 from cgrefine.config.schema import Config, Priors
 from cgrefine.data.store import Dataset, Domain, open_dataset
 from cgrefine.fm.forcefield import ForceField, prior_only, save
-from cgrefine.fm.priors import diagnostics, gate, iterate, refit
+from cgrefine.fm.priors import diagnostics, gate, iterate, marginals, refit
 from cgrefine.fm.priors.fit import (
     FittedPriors,
     fit_priors,
@@ -124,6 +124,7 @@ def judge(
         drift_kT_ns=priors_run.drift_kT_ns(as_force_field(fitted), longest, cfg.gate, cfg.seed),
         largest_force=_largest_force(fitted, domains),
         sizes=gate.species_pairs([domain.topology.species for domain in domains]),
+        helix_share=_helix_share(fitted, domains),
     )
     kT = units.thermal_energy(fitted.temperature_K)
     made = gate.checks(fitted.facts, fitted.params, kT, evidence, cfg.gate)
@@ -148,6 +149,19 @@ def _largest_force(fitted: FittedPriors, domains: tuple[Domain, ...]) -> float:
         frames.append(domain.positions[usable[spread]])
     topologies = [domain.topology for domain in domains]
     return diagnostics.largest_force(fitted.facts, fitted.params, topologies, frames)
+
+
+def _helix_share(fitted: FittedPriors, domains: tuple[Domain, ...]) -> float:
+    """Share of dihedrals in helices, over REFERENCE_FRAMES frames of each domain."""
+    found = np.zeros(2)
+    for domain in domains:
+        topology, usable = domain.topology, training_frames(domain, fitted.temperature_K)
+        spread = np.linspace(0, len(usable) - 1, REFERENCE_FRAMES).round().astype(int)
+        phi = marginals.measured(
+            geometry.dihedrals, domain.positions[np.unique(usable[spread])], topology.dihedrals
+        )
+        found += np.array([gate.helix_share(phi, topology.dihedrals), 1.0]) * phi.size
+    return float(found[0] / max(found[1], 1.0))
 
 
 def _simulation(judged: Judged, cfg: Priors) -> dict:

@@ -28,7 +28,7 @@ class Spec:
 
 CHAIN = (
     Spec("prepare", ("data", "force_map", "store"), (), ("frames", "domains", "force_map_ratio")),
-    Spec("priors", ("priors",), ("prepare",), ("stable_fraction", "steps", "helix_mirror_gap_kT")),
+    Spec("priors", ("priors",), ("prepare",), ("stable_fraction", "steps", "kl_dihedral")),
     Spec("train", ("model", "train"), ("prepare", "priors"), ("val_force_mse", "seconds_per_step")),
     Spec("evaluate", (), ("prepare", "train"), ("force_rmse_kcal_mol_A", "explained_variance")),
     Spec("simulate", ("sim",), ("prepare", "train"), ("replicas", "stable_fraction", "us_per_step")),

@@ -316,9 +316,10 @@ class Gate(Section):
     replicas: in all, spread over at most `domains` proteins. steps: of each replica. Limits: largest
     Kullback-Leibler divergence (nats) of a pooled marginal of this run from the reference; relative error of
     the variance of bonds; P(θ < 65°); share of bonds further than 0.35 Å from their usual length; smallest
-    distance of beads three or more apart; energy of the left-handed above the right-handed helix; drift at
-    constant energy per degree of freedom; largest force on reference frames; height of the walls; repulsion
-    at 3.0 Å (at least) and 5.5 Å (at most).
+    distance of beads three or more apart; energy of the left-handed above the right-handed helix (judged when
+    at least min_helix_share of the dihedrals of the data are in helices); drift at constant energy per degree
+    of freedom; largest force on reference frames; height of the walls; repulsion at 3.0 Å (at least) and
+    5.5 Å (at most).
     """
 
     steps: Count = 1_000_000
@@ -336,6 +337,7 @@ class Gate(Section):
     max_stretched_fraction: Fraction = 1.0e-3
     min_distance_A: Positive = 3.0
     min_mirror_gap_kT: float = 1.0
+    min_helix_share: Fraction = 0.05
     max_nve_drift_kT_ns: Positive = 0.01
     max_reference_force: Positive = 300.0
     min_wall_kT: Positive = 10.0

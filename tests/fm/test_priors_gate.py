@@ -58,7 +58,7 @@ def failed(facts=FACTS, params=PARAMS, simulated=None, reference=REFERENCE, **ch
     """Names of the checks that fail for priors whose simulation gave these counts."""
     if simulated is None:
         simulated = expected_counts(facts, params)
-    found = Evidence(reference, simulated, 32, 32, 0.001, 80.0, SIZES)._replace(**changes)
+    found = Evidence(reference, simulated, 32, 32, 0.001, 80.0, SIZES, 0.3)._replace(**changes)
     made = gate.checks(facts, params, KT, found, Gate())
     return {name for name, check in made.items() if not check.passed}
 
@@ -133,5 +133,18 @@ def test_data_without_helices_have_no_gap_of_their_own():
     counts = REFERENCE.dihedral.counts.copy()
     counts[:, REFERENCE.dihedral.centres > 0] = 0.0
     reference = REFERENCE._replace(dihedral=REFERENCE.dihedral._replace(counts=counts))
-    made = gate.checks(FACTS, PARAMS, KT, Evidence(reference, reference, 1, 1, 0.0, 1.0, SIZES), Gate())
+    found = Evidence(reference, reference, 1, 1, 0.0, 1.0, SIZES, 0.3)
+    made = gate.checks(FACTS, PARAMS, KT, found, Gate())
     assert "reference_mirror_gap_kT" not in made and "helix_mirror_gap_kT" in made
+    assert "helix_mirror_gap_kT" not in gate.checks(
+        FACTS, PARAMS, KT, found._replace(helix_share=0.01), Gate()
+    )
+
+
+def test_share_of_dihedrals_in_helices():
+    """Three in a row and more, along one chain."""
+    h, e = np.radians([50.0, -170.0])
+    tuples = np.array([[k, k + 1, k + 2, k + 3] for k in (0, 1, 2, 3, 4, 10, 11)])
+    phi = np.array([[h, h, h, h, e, h, h], [h, h, e, h, h, h, h], [e, e, h, h, h, e, e]])
+    assert gate.helix_share(phi, tuples) == pytest.approx((4 + 0 + 3) / 21)
+    assert gate.helix_share(phi[:, :2], tuples[:2]) == 0.0

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from cgrefine import residues
 from cgrefine.config.schema import Gate
@@ -39,7 +40,7 @@ class Evidence(NamedTuple):
     reference, simulated: marginals of the simulated domains, of their training frames and of the priors
     alone. stable, replicas: how many of how many ended well. drift_kT_ns: of the energy at constant energy,
     per degree of freedom. largest_force: on training frames, kcal/mol/Å. sizes (species, species): True for
-    pairs that the domains have, where repulsion must hold.
+    pairs that the domains have, where repulsion must hold. helix_share: see `helix_share`.
     """
 
     reference: Marginals
@@ -49,6 +50,7 @@ class Evidence(NamedTuple):
     drift_kT_ns: float
     largest_force: float
     sizes: np.ndarray
+    helix_share: float
 
 
 class Check(NamedTuple):
@@ -68,7 +70,11 @@ class Check(NamedTuple):
 def checks(
     facts: Mapping[str, Any], params: Mapping[str, Any], kT: float, found: Evidence, limits: Gate
 ) -> dict[str, Check]:
-    """All checks by name, in the order in which they are shown. kT: kcal/mol, of the inversion."""
+    """All checks by name, in the order in which they are shown. kT: kcal/mol, of the inversion.
+
+    Handedness is judged where the data show it: the ideal helix when they have helices, the mirrored
+    dihedrals of the data when any are helical.
+    """
     temperature_K = kT / diagnostics.thermal_energy(1.0)
     kl = {"bond": math.nan, "angle": math.nan, "dihedral": math.nan}
     counted = {k for k in kl if getattr(found.reference, k).counts.sum() > 0}
@@ -111,12 +117,6 @@ def checks(
         "smallest_distance_A": Check(
             smallest(found.simulated), limits.min_distance_A, True, "closest beads, three or more apart, Å"
         ),
-        "helix_mirror_gap_kT": Check(
-            diagnostics.mirror_gap_kT(facts, params, temperature_K),
-            limits.min_mirror_gap_kT,
-            True,
-            "left-handed above right-handed ideal helix, kT per dihedral",
-        ),
         "nve_drift_kT_ns": Check(
             abs(found.drift_kT_ns),
             limits.max_nve_drift_kT_ns,
@@ -138,6 +138,13 @@ def checks(
         "contact_kT": Check(float(near.min()), limits.min_contact_kT, True, "weakest repulsion at 3.0 Å, kT"),
         "tail_kT": Check(float(far.max()), limits.max_tail_kT, False, "strongest repulsion at 5.5 Å, kT"),
     }
+    if found.helix_share >= limits.min_helix_share:
+        made["helix_mirror_gap_kT"] = Check(
+            diagnostics.mirror_gap_kT(facts, params, temperature_K),
+            limits.min_mirror_gap_kT,
+            True,
+            "left-handed above right-handed ideal helix, kT per dihedral",
+        )
     gap = reference_mirror_gap(facts, params, found.reference)
     if gap is not None:
         made["reference_mirror_gap_kT"] = Check(
@@ -258,6 +265,20 @@ def reference_mirror_gap(
     phi = own.centres[helical]
     gaps = diagnostics.term_energies(term, params[term.name], np.concatenate([-phi, phi]))
     return float(np.average(gaps[:, : len(phi)] - gaps[:, len(phi) :], weights=counts))
+
+
+def helix_share(dihedrals: Float[np.ndarray, "frames tuples"], tuples: Int[np.ndarray, "tuples 4"]) -> float:
+    """Share of dihedrals (rad) in a run of at least three helical ones along a chain: one turn of a helix.
+
+    Single ones of that size are in turns, of hairpins for instance. 0 where no chain is long enough.
+    """
+    low, high = np.radians(HELICAL_DEG)
+    helical = (dihedrals > low) & (dihedrals < high)
+    row = helical[:, :-2] & helical[:, 1:-1] & helical[:, 2:] & (tuples[2:, 0] == tuples[:-2, 0] + 2)
+    turn = np.zeros(helical.shape, bool)
+    for k in range(3):
+        turn[:, k : k + row.shape[1]] |= row
+    return float(turn.mean()) if turn.size else 0.0
 
 
 def species_pairs(species: list[np.ndarray]) -> np.ndarray:
