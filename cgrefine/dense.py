@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from cgrefine.compiling import ONCE
 from cgrefine.energy import BondedTerm, PairTerm, Params, SumOfTerms
 from cgrefine.system import System, Topology
 
@@ -191,7 +192,7 @@ def _tabulated(
     return np.asarray(energies)[: len(codes)], np.asarray(forces)[: len(codes)]
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, compiler_options=ONCE)
 def _table(terms: tuple[BondedTerm, ...], params: Params, grid: Array, codes: Array) -> tuple[Array, Array]:
     def one(code):
         def energy(x):

@@ -45,6 +45,8 @@ def _gate(checks: Mapping[str, Check]) -> Section:
         if not failed
         else f"The priors FAIL their gate: {', '.join(failed)}. `train` refuses them unless --allow-ungated."
     )
+    if "helix_mirror_gap_kT" not in checks:
+        text += " The data have too few helices for the handedness of an ideal one to be judged."
     rows = [
         (
             name,

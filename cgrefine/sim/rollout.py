@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from cgrefine import energy, neighbors, units
+from cgrefine.compiling import ONCE
 from cgrefine.energy import BeadEnergies
 from cgrefine.neighbors import Candidates
 from cgrefine.sim.langevin import Evaluate, Evaluation, Integrator, State
@@ -247,7 +248,7 @@ def _rows(columns: Array) -> Array:
     return jnp.moveaxis(columns, 0, -1).reshape(-1, 3)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), compiler_options=ONCE)
 def _start(
     bead_energies,
     integrator,
@@ -362,15 +363,16 @@ def _fast_steps(
         return Evaluation(jnp.zeros((), x.dtype), forces(params, x), jnp.asarray(False))
 
     pair = integrator.pair(evaluate, _columns(jnp.asarray(system.mass), system), _columns(kT, system))
-    x, p = (_columns(values, system) for values in before.state[:2])
-    origin = x[:, :, :1]
-    state = State(x - origin, p, evaluate(chain, x - origin))
+    known = before.state.at
+    x, p, f = (_columns(values, system) for values in (*before.state[:2], known.forces))
+    origin, none = x[:, :, :1], jnp.zeros((), x.dtype)
+    state = State(x - origin, p, Evaluation(none, f, jnp.asarray(False)))
 
     def step(state, index):
         return pair.step(jax.random.fold_in(key, index), state, chain), None
 
     state, _ = jax.lax.scan(step, state, before.step + 1 + jnp.arange(steps, dtype=jnp.int32))
-    known = before.state.at._replace(forces=_rows(state.at.forces))
+    known = known._replace(forces=_rows(state.at.forces))
     return State(_rows(state.positions + origin), _rows(state.momenta), known)
 
 

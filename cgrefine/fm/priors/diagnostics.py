@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cgrefine import energy, geometry, neighbors, residues
+from cgrefine.compiling import ONCE
 from cgrefine.energy import BondedTerm, SumOfTerms
 from cgrefine.fm.priors import classes, marginals
 from cgrefine.fm.priors.classes import Scheme
@@ -158,12 +159,12 @@ def largest_force(
     return float(np.linalg.norm(np.asarray(force), axis=-1).max())
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, compiler_options=ONCE)
 def _forces(model: SumOfTerms, params: Any, frames: Any, system: System, edges: Neighbors):
     return jax.lax.map(lambda x: energy.forces(model, params, x, system, edges), frames)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, compiler_options=ONCE)
 def _table(scalar: Any, params: Any, x: Any, codes: Any):
     return jax.vmap(lambda code: scalar(params, x, jnp.full(x.shape, code)))(codes)
 
