@@ -373,9 +373,12 @@ class Priors(Section):
 
 class Model(Section):
     """The network on top of the priors; `none` is priors alone. priors false: the network without priors,
-    which nothing keeps from flying apart (a case of `ablate`)."""
+    which nothing keeps from flying apart (a case of `ablate`).
 
-    name: Literal["allegro", "none"]
+    Allegro reads all fields; PaiNN and SchNet hidden, layers, n_bessel and envelope_p.
+    """
+
+    name: Literal["allegro", "painn", "schnet", "none"]
     cutoff_A: Annotated[float, Field(ge=4, le=30)]
     channels: Count = 32
     hidden: Count = 64

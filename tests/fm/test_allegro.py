@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgrefine.fm.models import allegro
+from cgrefine.fm.models import layers
 from cgrefine.fm.models import tensor_product as tp
 
 
@@ -64,7 +64,7 @@ def test_envelope_by_hand():
     """p = 2: 1 - 6x² + 8x³ - 3x⁴, which is 5/16 at 1/2; value, slope and curvature vanish at 1."""
 
     def u(x):
-        return allegro.envelope(x[None], 2)[0]
+        return layers.envelope(x[None], 2)[0]
 
     assert float(u(jnp.asarray(0.5))) == pytest.approx(1 - 6 / 4 + 8 / 8 - 3 / 16)
     edge = jnp.asarray(1.0 - 1e-9)
@@ -75,5 +75,5 @@ def test_envelope_by_hand():
 
 def test_bessel_by_hand():
     """At r = rc/2: sin(nπ/2) · 2/√2 = √2, 0, -√2."""
-    found = allegro.bessel(jnp.asarray([6.0]), 12.0, 3)
+    found = layers.bessel(jnp.asarray([6.0]), 12.0, 3)
     assert np.allclose(found, [[np.sqrt(2), 0, -np.sqrt(2)]], atol=1e-12)

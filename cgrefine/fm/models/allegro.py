@@ -11,7 +11,6 @@ its tensors.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,16 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from cgrefine import geometry
-from cgrefine.energy import NetworkTerm, Params
+from cgrefine.energy import NetworkTerm
+from cgrefine.fm.models import layers
 from cgrefine.fm.models import tensor_product as tp
+from cgrefine.fm.models.layers import FINAL_SCALE, bessel, linear, mlp, silu
 from cgrefine.residues import N_SPECIES
-
-SILU_GAIN = 1.6765
-"""1/sqrt(E[silu(z)²]) for standard normal z: activations keep unit mean square."""
-
-FINAL_SCALE = 1.0e-2
-"""Initial scale of the output layer: an untrained network is small beside the priors."""
 
 
 @dataclass(frozen=True)
@@ -53,50 +47,8 @@ class Allegro:
 
 
 def network(facts: Allegro) -> NetworkTerm:
-    """The energy term "network" of these facts; parameters are made in the default float type."""
-    transformed = hk.without_apply_rng(hk.transform(partial(_bead_energies, facts)))
-
-    def init(key: Array):
-        two = jnp.zeros(2, jnp.int32)
-        vectors = jnp.ones((2, 3), jnp.result_type(float))
-        # haiku gives the standard deviations; compiled, so that nothing is left of the forward pass
-        scales = jax.jit(transformed.init)(None, vectors, two, two, two, jnp.ones(2, bool))
-        return _drawn(key, scales)
-
-    return NetworkTerm(
-        name="network", cutoff_A=facts.cutoff_A, hops=1, init=init, edge_energy=transformed.apply
-    )
-
-
-def _drawn(key: Array, scales: Params) -> Params:
-    """Normal numbers with mean 0 and the given standard deviations, drawn at once: one small program."""
-    leaves, tree = jax.tree.flatten(scales)
-    cuts = np.cumsum([leaf.size for leaf in leaves])
-    numbers = np.split(jax.random.normal(key, (int(cuts[-1]),), leaves[0].dtype), cuts[:-1])
-    parts = [jnp.asarray(z.reshape(leaf.shape)) * leaf for z, leaf in zip(numbers, leaves, strict=True)]
-    return jax.tree.unflatten(tree, parts)
-
-
-def bessel(r: Float[Array, " edges"], cutoff_A: float, count: int) -> Float[Array, "edges count"]:
-    """Radial basis sqrt(2/rc) sin(nπr/rc)/r for n = 1..count and r > 0, times rc/2 to be of order one.
-
-    Gasteiger, Groß & Günnemann, ICLR 2020, eq. 7.
-    """
-    n = jnp.arange(1, count + 1, dtype=r.dtype)
-    return jnp.sin(n * (jnp.pi / cutoff_A) * r[:, None]) * (cutoff_A / (math.sqrt(2.0) * r[:, None]))
-
-
-def envelope(x: Float[Array, " edges"], p: int) -> Float[Array, " edges"]:
-    """1 - (p+1)(p+2)/2 x^p + p(p+2) x^{p+1} - p(p+1)/2 x^{p+2}; 0 from x = 1 on (Gasteiger 2020, eq. 8).
-
-    Value, slope and curvature vanish at x = 1.
-    """
-    inside = x < 1.0
-    y = jnp.where(inside, x, 1.0)
-    polynomial = (
-        1.0 - 0.5 * (p + 1) * (p + 2) * y**p + p * (p + 2) * y ** (p + 1) - 0.5 * p * (p + 1) * y ** (p + 2)
-    )
-    return jnp.where(inside, polynomial, 0.0)
+    """The energy term "network" of these facts."""
+    return layers.network(_bead_energies, facts, hops=1)
 
 
 def _bead_energies(
@@ -108,10 +60,8 @@ def _bead_energies(
     edge_mask: Bool[Array | np.ndarray, " edges"],
 ) -> Float[Array, " beads"]:
     """Energy of each bead in kcal/mol: the sum of E_ij over the edges of which it is the centre."""
-    r = geometry.safe_norm(vectors)
-    acts = edge_mask & (r < facts.cutoff_A) & (r > 0.0)
-    r = jnp.where(acts, r, 0.5 * facts.cutoff_A)
-    u = jnp.where(acts, envelope(r / facts.cutoff_A, facts.envelope_p), 0.0)[:, None]
+    edges = layers.edges_of(vectors, edge_mask, facts.cutoff_A, facts.envelope_p)
+    r, u = edges.r, edges.envelope[:, None]
     harmonics = tp.spherical_harmonics(vectors / r[:, None], facts.l_max)
     centre, neighbour = jnp.asarray(species)[senders], jnp.asarray(species)[receivers]
     sum_to_centre = partial(_centre_sum, senders=senders, n_beads=species.shape[0], facts=facts)
@@ -122,9 +72,9 @@ def _bead_energies(
         last = layer == facts.layers - 1
         around = sum_to_centre(_weighted(facts, x, harmonics, f"environment_{layer}"))
         scalars, tensors = _tensor_layer(facts, tensors, around, last, f"product_{layer}")
-        update = _mlp((facts.hidden, facts.hidden), f"latent_{layer}")(jnp.concatenate([x, scalars], axis=1))
+        update = mlp((facts.hidden, facts.hidden), f"latent_{layer}")(jnp.concatenate([x, scalars], axis=1))
         x = (x + u * update) * math.sqrt(0.5)
-    edge = _mlp((facts.hidden // 2 or 1, 1), "energy", final_scale=FINAL_SCALE)(x)[:, 0]
+    edge = mlp((facts.hidden // 2 or 1, 1), "energy", final_scale=FINAL_SCALE)(x)[:, 0]
     scale = hk.get_parameter("pair_scale", (N_SPECIES, N_SPECIES), vectors.dtype, jnp.zeros)
     energy = (1.0 + scale[centre, neighbour]) * u[:, 0] * edge
     return jax.ops.segment_sum(energy, senders, species.shape[0]) * _per_neighbour(facts)
@@ -139,9 +89,9 @@ def _two_body(facts: Allegro, basis: Array, centre: Array, neighbour: Array) -> 
         hk.get_parameter(f"{end}_embedding", (N_SPECIES, facts.hidden), basis.dtype, jnp.ones)
         for end in ("centre", "neighbour")
     ]
-    radial = _linear(facts.hidden, "radial", bias=True)(basis)
+    radial = linear(facts.hidden, "radial", bias=True)(basis)
     first = (radial + tables[0][centre] + tables[1][neighbour]) * math.sqrt(1 / 3)
-    return _mlp((facts.hidden, facts.hidden), "two_body")(_silu(first))
+    return mlp((facts.hidden, facts.hidden), "two_body")(silu(first))
 
 
 def _weighted(facts: Allegro, x: Array, harmonics: tp.Features, name: str) -> tp.Features:
@@ -149,7 +99,7 @@ def _weighted(facts: Allegro, x: Array, harmonics: tp.Features, name: str) -> tp
 
     Without a bias, so the weights vanish with x at the cutoff.
     """
-    weights = _linear((facts.l_max + 1) * facts.channels, name, bias=False)(x)
+    weights = linear((facts.l_max + 1) * facts.channels, name, bias=False)(x)
     by_degree = [weights[:, d * facts.channels : (d + 1) * facts.channels] for d in range(facts.l_max + 1)]
     return tuple(tuple(w * y for y in tensor) for w, tensor in zip(by_degree, harmonics, strict=True))
 
@@ -191,27 +141,3 @@ def _tensor_layer(
 
 def _per_neighbour(facts: Allegro) -> float:
     return float(facts.avg_neighbors) ** -0.5
-
-
-def _silu(x: Array) -> Array:
-    return SILU_GAIN * jax.nn.silu(x)
-
-
-def _linear(size: int, name: str, bias: bool, scale: float = 1.0) -> hk.Linear:
-    def fan_in(shape, dtype):
-        return jnp.full(shape, scale / math.sqrt(shape[0]), dtype)
-
-    return hk.Linear(size, with_bias=bias, w_init=fan_in, name=name)
-
-
-def _mlp(sizes: tuple[int, ...], name: str, final_scale: float = 1.0) -> Callable[[Array], Array]:
-    """Linear layers with silu between them; the output is linear, scaled at the start by final_scale."""
-
-    def apply(x: Array) -> Array:
-        for depth, size in enumerate(sizes):
-            last = depth == len(sizes) - 1
-            x = _linear(size, f"{name}_{depth}", bias=not last, scale=final_scale if last else 1.0)(x)
-            x = x if last else _silu(x)
-        return x
-
-    return apply

@@ -5,23 +5,24 @@ from dataclasses import fields
 from typing import Any
 
 from cgrefine.energy import NetworkTerm
-from cgrefine.fm.models import allegro
+from cgrefine.fm.models import allegro, painn, schnet
 
-
-def _allegro(facts: Mapping[str, Any]) -> NetworkTerm:
-    names = [field.name for field in fields(allegro.Allegro)]
-    return allegro.network(allegro.Allegro(**{name: facts[name] for name in names}))
-
-
-NETWORKS: Mapping[str, Callable[[Mapping[str, Any]], NetworkTerm]] = {"allegro": _allegro}
+NETWORKS: Mapping[str, tuple[type, Callable[[Any], NetworkTerm]]] = {
+    "allegro": (allegro.Allegro, allegro.network),
+    "painn": (painn.PaiNN, painn.network),
+    "schnet": (schnet.SchNet, schnet.network),
+}
+"""The static facts of each network, a dataclass, and the function that makes its term of them."""
 
 
 def network_term(facts: Mapping[str, Any]) -> NetworkTerm:
     """The network of `facts`: the model section of the configuration, and "avg_neighbors".
 
-    Its term is called "network". Raises ValueError on an unknown name, KeyError on a missing fact.
+    Its term is called "network". Facts that the network does not know are not read. Raises ValueError on an
+    unknown name, KeyError on a missing fact.
     """
     name = facts["name"]
     if name not in NETWORKS:
         raise ValueError(f"no network {name!r}; there are {', '.join(sorted(NETWORKS))}")
-    return NETWORKS[name](facts)
+    kind, made = NETWORKS[name]
+    return made(kind(**{field.name: facts[field.name] for field in fields(kind)}))
