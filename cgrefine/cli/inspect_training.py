@@ -74,7 +74,7 @@ def section(dataset: Dataset, config: Config) -> Section:
 def step_cost(facts: dict[str, Any], batch: Batch, clip_norm: float) -> StepCost:
     """Compile and time a force-matching step of a new network on one batch."""
     network, prior = network_term(facts), SumOfTerms(())
-    optimizer = optimizers.adabelief(lambda step: 1e-4, clip_norm, 0.0)
+    optimizer = optimizers.optimizer("adabelief", lambda step: 1e-4, 1e-4, clip_norm, 0.0)
     init, step = force_matching(network, prior, optimizer)
     state = init(single(network.init(jax.random.key(0))))
     begin = time.perf_counter()

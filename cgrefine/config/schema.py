@@ -390,8 +390,16 @@ class Model(Section):
     priors: bool = True
 
 
+OptimizerName = Literal["adabelief", "adam", "yogi", "lion", "sgd", "polyak_sgd", "fromage"]
+
+WITHOUT_DECAY: tuple[OptimizerName, ...] = ("polyak_sgd", "fromage")
+"""Optimisers that have no place for weight decay."""
+
+
 class Train(Section):
     """Force matching. batch_beads: beads in one packed batch; learning_rate: peak of warm-up and cosine.
+
+    optimizer: see `fm.optimizers.optimizer`; adam with weight_decay is AdamW.
 
     train_priors: the parameters of the priors are trained as well, held by prior_penalty times the mean
     squared relative deviation from their fit (as in Refit).
@@ -400,6 +408,7 @@ class Train(Section):
     epochs: Count
     batch_beads: Annotated[int, Field(ge=8)] = 400
     seed: Annotated[int, Field(ge=0)] = 0
+    optimizer: OptimizerName = "adabelief"
     learning_rate: Positive = 2.0e-3
     warmup_fraction: Fraction = 0.05
     clip_norm: Positive = 10.0
@@ -411,6 +420,12 @@ class Train(Section):
     keep_checkpoints: Count = 2
     train_priors: bool = False
     prior_penalty: Positive = 1.0e-2
+
+    @model_validator(mode="after")
+    def _decay_has_a_place(self) -> "Train":
+        if self.weight_decay > 0.0 and self.optimizer in WITHOUT_DECAY:
+            raise ValueError(f"weight_decay {self.weight_decay:g}: {self.optimizer} has none, set it to 0")
+        return self
 
 
 class Criteria(Section):

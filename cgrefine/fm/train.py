@@ -81,7 +81,7 @@ class Epoch(NamedTuple):
 
 
 def force_matching(
-    network: NetworkTerm, prior: SumOfTerms, optimizer: optax.GradientTransformation
+    network: NetworkTerm, prior: SumOfTerms, optimizer: optax.GradientTransformationExtraArgs
 ) -> tuple[Callable[[Params], FitState], Callable[..., tuple[FitState, FitInfo]]]:
     """init(params) -> FitState, and step(state, batch, prior_params) -> (FitState, FitInfo)."""
 
@@ -97,7 +97,7 @@ def joint_matching(
     prior: SumOfTerms,
     scaling: Scaling,
     penalty: float,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
 ) -> tuple[Callable[[Params], FitState], Callable[..., tuple[FitState, FitInfo]]]:
     """As `force_matching`, for params of "network" and "priors": see `loss.joint_loss`."""
 
@@ -108,7 +108,8 @@ def joint_matching(
 
 
 def _descending(
-    loss_of: Callable[[Batch, Params], Callable[[Params], Array]], optimizer: optax.GradientTransformation
+    loss_of: Callable[[Batch, Params], Callable[[Params], Array]],
+    optimizer: optax.GradientTransformationExtraArgs,
 ) -> tuple[Callable[[Params], FitState], Callable[..., tuple[FitState, FitInfo]]]:
     """init and step for loss_of(batch, prior_params), a function of the parameters."""
 
@@ -117,11 +118,19 @@ def _descending(
 
     def step(state: FitState, batch: Batch, prior_params: Params) -> tuple[FitState, FitInfo]:
         value, gradient = jax.value_and_grad(loss_of(batch, prior_params))(state.params)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, value=value)
         params = optax.apply_updates(state.params, updates)
         return FitState(params, opt_state, state.step + 1), FitInfo(value, optax.tree.norm(gradient))
 
     return init, step
+
+
+def _optimizer(
+    settings: Train, rate: optax.Schedule, decaying: Callable[[Params], Any]
+) -> optax.GradientTransformationExtraArgs:
+    return optimizers.optimizer(
+        settings.optimizer, rate, settings.learning_rate, settings.clip_norm, settings.weight_decay, decaying
+    )
 
 
 def parts(params: Params, prior_params: Params, scaling: Scaling | None) -> tuple[Params, Params]:
@@ -156,10 +165,10 @@ def fit(
     rate = optimizers.schedule(settings.learning_rate, per_epoch * settings.epochs, settings.warmup_fraction)
     prior_params = single(prior_params)
     if scaling is None:
-        optimizer = optimizers.adabelief(rate, settings.clip_norm, settings.weight_decay)
+        optimizer = _optimizer(settings, rate, optimizers.matrices)
         init, step = force_matching(network, prior, optimizer)
     else:
-        optimizer = optimizers.adabelief(rate, settings.clip_norm, settings.weight_decay, of_the_network)
+        optimizer = _optimizer(settings, rate, of_the_network)
         init, step = joint_matching(network, prior, scaling, settings.prior_penalty, optimizer)
     advance = jax.jit(step, donate_argnums=0)
     measure = validator(network, prior, validation, budget, reading)

@@ -176,7 +176,7 @@ def test_without_priors_their_error_is_that_of_no_model(sets):
 
 
 def test_priors_do_not_decay():
-    optimizer = optimizers.adabelief(lambda count: 0.1, 1.0, 0.5, of_the_network)
+    optimizer = optimizers.optimizer("adabelief", lambda count: 0.1, 0.1, 1.0, 0.5, of_the_network)
     params = {"network": {"w": jnp.ones((2, 2))}, "priors": {"repulsion": {"sigma": jnp.ones((2, 2))}}}
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     network, sigma = jax.tree.leaves(updates)
@@ -188,7 +188,7 @@ def test_updates_that_are_not_finite_are_skipped_and_counted(sets):
     budget = budget_for(sets, 40, LOADER.edge_headroom)
     batch = next(each(sweep(frames, budget, Reading(16, 1, 0)))).batch
     broken = batch._replace(target_forces=np.full_like(batch.target_forces, np.nan))
-    optimizer = optimizers.adabelief(optimizers.schedule(0.1, 10, 0.0), 10.0, 0.0)
+    optimizer = optimizers.optimizer("adabelief", optimizers.schedule(0.1, 10, 0.0), 0.1, 10.0, 0.0)
     init, step = force_matching(RADIAL, PRIOR, optimizer)
     start: FitState = init(single({"height": jnp.ones(2)}))
     advance = jax.jit(step)
@@ -212,7 +212,7 @@ def test_schedule_warms_up_and_decays():
 
 def test_weight_decay_acts_on_matrices_alone():
     """Without a gradient a decayed matrix shrinks by (1 - rate · decay), a vector stays."""
-    optimizer = optimizers.adabelief(lambda count: 0.1, 1.0, 0.5)
+    optimizer = optimizers.optimizer("adabelief", lambda count: 0.1, 0.1, 1.0, 0.5)
     params = {"matrix": jnp.ones((2, 2)), "vector": jnp.ones(2)}
     zero = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zero, optimizer.init(params), params)
