@@ -54,11 +54,15 @@ class Record:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage folder in the making: write files under `path`; `record` becomes metrics.json."""
+    """A stage folder in the making: write files under `path`; `record` becomes metrics.json.
+
+    fingerprint: identity of the work, by which unfinished pieces in `path` are known again.
+    """
 
     name: str
     path: Path
     record: Record
+    fingerprint: str = ""
 
 
 @contextmanager
@@ -85,7 +89,7 @@ def stage_folder(
         if temporary.exists() and not resume:
             shutil.rmtree(temporary)
         temporary.mkdir(exist_ok=True)
-        stage = Stage(name, temporary, Record())
+        stage = Stage(name, temporary, Record(), fingerprint)
         start = time.time()
         yield stage
         seconds = time.time() - start
@@ -121,6 +125,12 @@ def stage_folder(
                 shutil.rmtree(previous)
             final.rename(previous)
         temporary.rename(final)
+
+
+@contextmanager
+def shared_folder(root: Path, name: str, fingerprint: str) -> Iterator[Stage]:
+    """The same folder for a process that works along with the one that holds it: it writes pieces alone."""
+    yield Stage(name, root / f".{name}.partial", Record(), fingerprint)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import cgrefine
 ROOT = Path(cgrefine.__file__).parent
 FOUNDATION = {
     "units", "residues", "geometry", "status", "errors", "versions", "config", "system", "neighbors",
-    "energy", "compiling", "dense", "artifacts", "checkpoint",
+    "energy", "compiling", "dense", "artifacts", "checkpoint", "distributed",
 }  # fmt: skip
 ALLOWED = {
     "foundation": FOUNDATION,

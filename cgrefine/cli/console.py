@@ -1,6 +1,7 @@
 """What a person sees: progress bars and tables on a terminal, plain lines of results elsewhere."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console as RichConsole
@@ -8,6 +9,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 T = TypeVar("T")
+
+Bar = Callable[[float, float, str], None]
+"""bar(done, total, text)."""
 
 
 class Console:
@@ -35,6 +39,23 @@ class Console:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self._error, transient=True) as progress:
             yield from progress.track(items, total=total, description=label)
+
+    @contextmanager
+    def bar(self, label: str) -> Iterator["Bar"]:
+        """Yield bar(done, total, text), which shows them with the time left; nothing off-terminal."""
+        if not self.chatty:
+            yield lambda done, total, text: None
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.2f}/{task.total:.0f} epochs"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[text]}"),
+        )
+        with Progress(*columns, console=self._error, transient=True) as progress:
+            task = progress.add_task(label, total=None, text="")
+            yield lambda done, total, text: progress.update(task, completed=done, total=total, text=text)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """A table on stdout; numbers right-aligned."""

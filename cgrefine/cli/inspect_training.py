@@ -5,17 +5,19 @@ import time
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from cgrefine.config.schema import Config
+from cgrefine.config.schema import Config, Train
 from cgrefine.data.frames import FrameSet, frame_set, mean_neighbors
-from cgrefine.data.loader import NO_DECOYS, Reading, each, training_batches
-from cgrefine.data.packing import Batch, Budget, budget_for, estimated_batches
+from cgrefine.data.loader import AS_THEY_ARE, Reading, each, training_batches
+from cgrefine.data.packing import Batch, Budget, budget_for, estimated_batches, slim
 from cgrefine.data.store import Dataset
 from cgrefine.energy import SumOfTerms
 from cgrefine.errors import InputError
-from cgrefine.fm import optimizers
+from cgrefine.fm.devices import mesh_of
 from cgrefine.fm.models.registry import network_term
-from cgrefine.fm.train import force_matching, single
+from cgrefine.fm.step import Lanes, Matching
+from cgrefine.fm.train import single
 from cgrefine.report.page import Section, Table
 
 STEPS = 5
@@ -49,7 +51,7 @@ def section(dataset: Dataset, config: Config) -> Section:
     steps = estimated_batches(frames, budget, settings.decoy_fraction, loader.buffer_frames)
     batch, seconds_to_pack = _first_batch(frames, budget, Reading(loader.buffer_frames, 1, 0))
     facts = {**config.model.model_dump(), "avg_neighbors": mean_neighbors(frames, config.model.cutoff_A)}
-    cost = step_cost(facts, batch, settings.clip_norm)
+    cost = step_cost(facts, batch, settings)
     beads, edges = int(batch.system.bead_mask.sum()), int(batch.neighbors.edge_mask.sum())
     epoch = steps * cost.seconds
     rows: list[tuple[object, ...]] = [
@@ -60,7 +62,7 @@ def section(dataset: Dataset, config: Config) -> Section:
         ("steps of an epoch", steps, "estimated by packing a sample"),
         ("step", cost.seconds, "s, measured"),
         ("epoch", epoch, "s"),
-        (f"{settings.epochs} epochs", settings.epochs * epoch / 3600, "h, without validation"),
+        (f"{settings.all_epochs} epochs", settings.all_epochs * epoch / 3600, "h, without validation"),
         ("compilation", cost.compile_seconds, "s"),
         ("device memory of a step", (cost.temporary + cost.arguments) / 1e6, "MB"),
         ("floating-point operations of a step", cost.operations / 1e9, "G"),
@@ -71,19 +73,19 @@ def section(dataset: Dataset, config: Config) -> Section:
     return Section("Cost of training", text, Table(("quantity", "value", "unit"), rows))
 
 
-def step_cost(facts: dict[str, Any], batch: Batch, clip_norm: float) -> StepCost:
-    """Compile and time a force-matching step of a new network on one batch."""
-    network, prior = network_term(facts), SumOfTerms(())
-    optimizer = optimizers.optimizer("adabelief", lambda step: 1e-4, 1e-4, clip_norm, 0.0)
-    init, step = force_matching(network, prior, optimizer)
-    state = init(single(network.init(jax.random.key(0))))
+def step_cost(facts: dict[str, Any], batch: Batch, settings: Train) -> StepCost:
+    """Compile and time a force-matching step of a new network on one batch, on one device."""
+    network, mesh = network_term(facts), mesh_of(jax.local_devices()[:1])
+    matching = Matching(network, SumOfTerms(()), settings, settings, lambda step: 1e-4, mesh)
+    state = matching.init(single(network.init(jax.random.key(0))))
+    lanes = Lanes(jax.tree.map(lambda leaf: leaf[None], slim(batch)), np.zeros(1, np.float32))
     begin = time.perf_counter()
-    compiled = jax.jit(step).lower(state, batch, {}).compile()
+    compiled = jax.jit(matching.step).lower(state, lanes, {}).compile()
     compile_seconds = time.perf_counter() - begin
     times = []
     for _ in range(STEPS):
         begin = time.perf_counter()
-        state, _ = jax.block_until_ready(compiled(state, batch, {}))
+        state, _ = jax.block_until_ready(compiled(state, lanes, {}))
         times.append(time.perf_counter() - begin)
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
     assert memory is not None and costs is not None, "every backend of jaxlib analyses its programs"
@@ -98,6 +100,6 @@ def step_cost(facts: dict[str, Any], batch: Batch, clip_norm: float) -> StepCost
 
 def _first_batch(frames: FrameSet, budget: Budget, reading: Reading) -> tuple[Batch, float]:
     begin = time.perf_counter()
-    for packed in each(training_batches(frames, budget, 0, 0, NO_DECOYS, reading)):
+    for packed in each(training_batches(frames, budget, 0, 0, AS_THEY_ARE, reading)):
         return packed.batch, time.perf_counter() - begin
     raise InputError("inspect --estimate: the data set has no training frame")

@@ -27,6 +27,17 @@ Force = Annotated[bool, typer.Option("--force", help="run even if the folder is 
 Strict = Annotated[bool, typer.Option("--strict", help="exit with 3 when a check of the stage fails")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
 Ungated = Annotated[bool, typer.Option("--allow-ungated", help="train on priors that failed their gate")]
+Resume = Annotated[
+    str, typer.Option("--resume", metavar="auto|never", help="go on from the checkpoints of the same work")
+]
+Distributed = Annotated[
+    str | None,
+    typer.Option("--distributed", metavar="auto|slurm|HOST:PORT", help="train together with other processes"),
+]
+Processes = Annotated[
+    int | None, typer.Option("--processes", help="how many train together (with HOST:PORT)")
+]
+Process = Annotated[int | None, typer.Option("--process", help="which of them this is, from 0")]
 
 STAGES = {
     "prepare": (
@@ -132,9 +143,18 @@ def _stage_command(name: str) -> Callable[..., None]:
         force: Force = False,
         strict: Strict = False,
         allow_ungated: Ungated = False,
+        resume: Resume = "auto",
+        distributed: Distributed = None,
+        processes: Processes = None,
+        process: Process = None,
         quiet: Quiet = False,
     ) -> None:
-        _stage(name, config, out, overrides, quiet, force=force, strict=strict, allow_ungated=allow_ungated)
+        from cgrefine.cli.train_options import joined, resumes
+
+        again = resumes(resume)
+        first = joined(distributed, processes, process)
+        options = {"force": force, "strict": strict, "allow_ungated": allow_ungated, "resume": again}
+        _stage(name, config, out, overrides, quiet or not first, **options)
 
     chosen = train if name == "train" else command
     chosen.__doc__, reads, writes = STAGES[name]
@@ -224,7 +244,7 @@ def inspect(
 
 def main() -> None:
     """Entry point: wrong input ends with one sentence and 2, a failed enforced gate with 3."""
-    from cgrefine.errors import GateError, InputError
+    from cgrefine.errors import GateError, InputError, Interrupted
 
     try:
         app(prog_name="cgrefine")
@@ -234,3 +254,6 @@ def main() -> None:
     except GateError as error:
         sys.stderr.write(f"cgrefine: {error}\n")
         sys.exit(3)
+    except Interrupted as error:
+        sys.stderr.write(f"cgrefine: {error}; the same command goes on from there\n")
+        sys.exit(128 + error.number)

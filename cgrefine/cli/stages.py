@@ -40,7 +40,7 @@ CHAIN = (
     ),
 )
 BY_NAME = {spec.name: spec for spec in CHAIN}
-RESUMED = frozenset({"prepare"})
+RESUMED = frozenset({"prepare", "train"})
 """Stages that take up their own unfinished folder: each piece in it says what work it is the result of."""
 
 EXTRA_SECTIONS = {
@@ -62,8 +62,12 @@ def run_stage(
     force: bool = False,
     strict: bool = False,
     allow_ungated: bool = False,
+    resume: bool = True,
 ) -> bool:
     """Run one stage unless its folder is complete for the same configuration and inputs.
+
+    resume: an unfinished folder of the same work is taken up where it was left. Processes that train together
+    all call this; the first of them holds the folder.
 
     Returns True when it ran. Raises InputError when a section or an earlier stage is missing, and
     GateError under `strict` when one of the stage's checks failed, or when `train` would put a network on
@@ -82,16 +86,24 @@ def run_stage(
     else:
         if name == "train" and not allow_ungated:
             require_gate(root, config)
+        from cgrefine import distributed
         from cgrefine.versions import refuse_miscompiling
 
         refuse_miscompiling()
         console.say(f"{name} …")
         build = importlib.import_module(f"cgrefine.cli.{name}").build
         seed = _seed(config, name)
-        with artifacts.stage_folder(
-            root, name, config, fingerprint, inputs, seed, _device(), resume=name in RESUMED
-        ) as stage:
+        again = resume and name in RESUMED
+        if distributed.is_first():
+            folder = artifacts.stage_folder(
+                root, name, config, fingerprint, inputs, seed, _device(), resume=again
+            )
+        else:
+            folder = artifacts.shared_folder(root, name, fingerprint)
+        with folder as stage:
+            distributed.together(f"{name} begins")
             build(stage, config, root, console)
+        distributed.together(f"{name} is written")
         ran = True
     if strict:
         _enforce(root, name)

@@ -49,9 +49,13 @@ class Rows:
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
+    def piece_of(self, row: int) -> int:
+        """The piece that a row is of."""
+        return int(self.ends.searchsorted(row, side="right"))
+
     def where(self, row: int) -> tuple[int, int]:
         """(domain, stored frame) of a row: at weight w, the frame at (j + phase)/w of the piece."""
-        piece = int(self.ends.searchsorted(row, side="right"))
+        piece = self.piece_of(row)
         place = row - (int(self.ends[piece - 1]) if piece else 0)
         of, weight = self.pieces, float(self.pieces.weight[piece])
         if weight != 1.0:

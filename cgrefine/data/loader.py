@@ -1,15 +1,15 @@
 """From the store to packed batches: a grain pipeline that reads, finds edges and packs in the background.
 
-rows of the epoch → shuffled by (seed, epoch) → this process' share → frames with edges, a group at a time
+rows of the epochs → shuffled by (seed, epoch) → one share of them → frames with edges, a group at a time
 (read threads) → packed batches (a thread of this process, or worker processes). Each iterator has get_state
-and set_state (JSON-able): restored in the middle of an epoch it goes on with the same batches.
+and set_state (JSON-able): restored anywhere it goes on with the same batches.
 """
 
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import grain
@@ -22,6 +22,7 @@ from grain.experimental import (
     index_shuffle,
 )
 
+from cgrefine import units
 from cgrefine.data.frames import FrameSet, Rows
 from cgrefine.data.packing import Batch, Budget, Item, make_batch, next_batch
 from cgrefine.errors import InputError
@@ -59,11 +60,41 @@ class Decoys(NamedTuple):
 NO_DECOYS = Decoys(0.0, 0.0, 0.0)
 
 
+class Noising(NamedTuple):
+    """Frames moved by Gaussian noise, with forces whose mean is that of the density so smeared.
+
+    With x' = x + σε, kT ∇ln p_σ(x') = E[F(x)|x'] = E[-kT ε/σ|x']: the force at x' is force_share of the
+    first and the rest of the second (Durumeric, Chen, Noé & Clementi, arXiv:2407.01286). noise_A: σ per
+    component.
+    """
+
+    noise_A: float
+    force_share: float
+
+
+class Weighting(NamedTuple):
+    """Weights of the loss. residue (20,) by species; piece (p,) by stretch of frames (`FrameSet.pieces`)."""
+
+    residue: np.ndarray
+    piece: np.ndarray
+
+
+class Recipe(NamedTuple):
+    """What is made of the frames of an epoch: decoys besides them, noise on them, weights of their beads."""
+
+    decoys: Decoys = NO_DECOYS
+    noising: Noising | None = None
+    weighting: Weighting | None = None
+
+
+AS_THEY_ARE = Recipe()
+
+
 class Reading(NamedTuple):
     """How batches are made. buffer_frames: that wait for a place; prefetch: batches made ahead;
 
-    workers: processes that make them, 0 for a thread of this one. share: (index, count) of this process
-    among those that train together.
+    workers: processes that make them, 0 for a thread of this one. share: (index, count) of these batches
+    among those that divide an epoch.
     """
 
     buffer_frames: int
@@ -73,80 +104,147 @@ class Reading(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """A batch, and the row of the epoch that each graph is, -1 on padding; decoys follow the frames."""
+    """A batch, and the row that each graph is, -1 on padding: see FrameSource."""
 
     rows: np.ndarray
     batch: Batch
 
 
+class Order(NamedTuple):
+    """One epoch. rows: of its frames; total: decoys included, which follow them.
+
+    seeds: of the shuffle (None: none), of the frames that decoys copy, and of noise.
+    """
+
+    rows: Rows
+    total: int
+    seeds: tuple[int | None, int, int]
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class FrameSource:
-    """The frames of one process' share of an epoch, in groups. Rows from len(rows) on are decoys.
+    """The frames of one share of `epochs` epochs from `first` on, in groups. seed None: as they are stored.
 
-    seeds: of the shuffle (None: none), of the frames that decoys copy, and of their noise.
+    A row counts through the epochs: row r of the e-th of them is e · most_rows + r. A frame with a force that
+    is not finite has weight 0. Raises InputError on a position that is not.
     """
 
     frames: FrameSet
-    rows: Rows
-    decoys: Decoys
-    seeds: tuple[int | None, int, int]
+    seed: int | None
+    first: int
+    epochs: int
+    recipe: Recipe
     share: tuple[int, int]
 
     @property
-    def total(self) -> int:
-        """Rows of the epoch, decoys included."""
-        return len(self.rows) + round(self.decoys.fraction * len(self.rows))
+    def most_rows(self) -> int:
+        """Of an epoch: temperature weights make the number differ by a few."""
+        pieces = self.frames.pieces
+        most = int(np.ceil(pieces.count * pieces.weight).sum())
+        most = max(most, len(self.frames))
+        return most + round(self.recipe.decoys.fraction * most)
 
     @property
-    def places(self) -> range:
-        """Of this share in the order of the epoch."""
-        return range(self.share[0], self.total, self.share[1])
+    def groups(self) -> int:
+        """Of this share, in all epochs; the last ones of an epoch may be empty."""
+        return self.epochs * self._groups_an_epoch
+
+    @property
+    def _groups_an_epoch(self) -> int:
+        return -(-len(range(self.share[0], self.most_rows, self.share[1])) // GROUP)
 
     def group(self, index: int) -> list[Item]:
-        """The Items of the index-th GROUP places."""
-        places, seed = self.places[index * GROUP : (index + 1) * GROUP], self.seeds[0]
-        return [self.item(p if seed is None else _shuffled(p, self.total, seed)) for p in places]
+        """The Items of a group."""
+        epoch, place = divmod(index, self._groups_an_epoch)
+        order = _order(self, epoch)
+        places = range(self.share[0], order.total, self.share[1])[place * GROUP : (place + 1) * GROUP]
+        seed, begin = order.seeds[0], epoch * self.most_rows
+        return [self.item(begin + (p if seed is None else _shuffled(p, order.total, seed))) for p in places]
 
     def item(self, row: int) -> Item:
         """A row, read and with its edges."""
-        decoy = row - len(self.rows)
-        source = row if decoy < 0 else _shuffled(decoy, len(self.rows), self.seeds[1])
-        index, frame = self.rows.where(source)
+        epoch, place = divmod(row, self.most_rows)
+        order, recipe = _order(self, epoch), self.recipe
+        decoy = place - len(order.rows)
+        source = place if decoy < 0 else _shuffled(decoy, len(order.rows), order.seeds[1])
+        (index, frame), piece = order.rows.where(source), order.rows.piece_of(source)
         domain = self.frames.domains[index]
-        x = domain.positions[frame]
-        if decoy < 0:
-            forces = domain.forces[frame]
-        else:
-            noise = np.random.default_rng([self.seeds[2], decoy]).normal(0.0, self.decoys.noise_A, x.shape)
-            x, forces = (x + noise).astype(np.float32), np.zeros_like(x)
+        x, forces = domain.positions[frame], domain.forces[frame]
+        if not np.all(np.isfinite(x)):
+            raise InputError(f"domain {domain.name}, frame {frame}: a position is not a finite number")
+        usable = bool(np.all(np.isfinite(forces)))
+        weight = 1.0 if recipe.weighting is None else float(recipe.weighting.piece[piece])
+        if decoy >= 0:
+            noise = np.random.default_rng([order.seeds[2], decoy]).normal(0.0, recipe.decoys.noise_A, x.shape)
+            x, forces, weight = (
+                (x + noise).astype(np.float32),
+                np.zeros_like(x),
+                recipe.decoys.weight * weight,
+            )
+        elif recipe.noising is not None:
+            draw = np.random.default_rng([order.seeds[2], place, 1]).standard_normal(x.shape)
+            kT = units.thermal_energy(float(self.frames.pieces.temperature_K[piece]))
+            x, forces = noised(recipe.noising, x, forces, draw, kT)
+        if not usable and decoy < 0:
+            forces, weight = np.zeros_like(x), 0.0
         senders, receivers = frame_edges(x, self.frames.cutoff_A)
-        return Item(row, index, frame, x, forces, senders, receivers, decoy >= 0)
+        return Item(row, index, frame, x, forces, senders, receivers, weight, decoy >= 0)
 
     def packed(self, items: list[Item], budget: Budget) -> Packed:
         """The batch of these items."""
         rows = np.full(budget.graphs, -1, np.int64)
         rows[: len(items)] = [item.row for item in items]
         topologies = [self.frames.domains[item.domain].topology for item in items]
-        return Packed(rows, make_batch(items, topologies, budget, self.decoys.weight))
+        weighting = self.recipe.weighting
+        by_residue = None if weighting is None else weighting.residue
+        return Packed(rows, make_batch(items, topologies, budget, by_residue))
+
+
+@lru_cache(maxsize=64)
+def _order(source: FrameSource, epoch: int) -> Order:
+    """The epoch-th of the source's epochs; the last few are kept, since rows of two may wait together."""
+    number = source.first + epoch
+    if source.seed is None:
+        rows, seeds = source.frames.each_once, (None, 0, 0)
+    else:
+        made = [int(s) for s in np.random.SeedSequence([source.seed, number]).generate_state(3)]
+        rows, seeds = source.frames.epoch(source.seed, number), (made[0], made[1], made[2])
+    return Order(rows, len(rows) + round(source.recipe.decoys.fraction * len(rows)), seeds)
+
+
+def noised(
+    noising: Noising, x: np.ndarray, forces: np.ndarray, draw: np.ndarray, kT: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and forces (n, 3) of a frame that is moved by σ times the standard normal numbers of draw."""
+    pull = -kT / noising.noise_A * draw
+    mixed = noising.force_share * forces + (1.0 - noising.force_share) * pull
+    return (x + noising.noise_A * draw).astype(np.float32), mixed.astype(np.float32)
+
+
+ENDLESS = 1 << 24
+"""Epochs of a training run: more than there ever are."""
 
 
 def training_batches(
-    frames: FrameSet, budget: Budget, seed: int, epoch: int, decoys: Decoys, reading: Reading
+    frames: FrameSet,
+    budget: Budget,
+    seed: int,
+    epoch: int,
+    recipe: Recipe,
+    reading: Reading,
+    epochs: int = 1,
 ) -> grain.IterDataset:
-    """`Packed` batches of one epoch in an order that (seed, epoch) and `reading` decide.
+    """`Packed` batches of so many epochs in an order that (seed, epoch) and `reading` decide.
 
-    Its iterators are to be closed. They raise InputError on a frame that is larger than a batch.
+    A batch may hold frames of two epochs. Its iterators are to be closed. They raise InputError on a frame
+    that is larger than a batch.
     """
-    seeds = [int(s) for s in np.random.SeedSequence([seed, epoch]).generate_state(3)]
-    rows = frames.epoch(seed, epoch)
-    source = FrameSource(frames, rows, decoys, (seeds[0], seeds[1], seeds[2]), reading.share)
-    return _pipeline(source, budget, reading)
+    return _pipeline(FrameSource(frames, seed, epoch, epochs, recipe, reading.share), budget, reading)
 
 
 def sweep(frames: FrameSet, budget: Budget, reading: Reading) -> grain.IterDataset:
     """`Packed` batches with every frame once, always the same: for validation and evaluation."""
-    source = FrameSource(frames, frames.each_once, NO_DECOYS, (None, 0, 0), reading.share)
-    return _pipeline(source, budget, reading)
+    return _pipeline(FrameSource(frames, None, 0, 1, AS_THEY_ARE, reading.share), budget, reading)
 
 
 def each(batches: grain.IterDataset) -> Iterator[Packed]:
@@ -157,7 +255,7 @@ def each(batches: grain.IterDataset) -> Iterator[Packed]:
 
 def _pipeline(source: FrameSource, budget: Budget, reading: Reading) -> grain.IterDataset:
     read = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=READ_AHEAD)
-    groups = grain.MapDataset.range(-(-len(source.places) // GROUP)).map(source.group)
+    groups = grain.MapDataset.range(source.groups).map(source.group)
     packed = PackIterDataset(groups.to_iter_dataset(read), source, budget, reading.buffer_frames)
     if reading.workers == 0:
         return ThreadPrefetchIterDataset(packed, prefetch_buffer_size=reading.prefetch)
@@ -166,7 +264,7 @@ def _pipeline(source: FrameSource, budget: Budget, reading: Reading) -> grain.It
         flags.FLAGS.mark_as_parsed()
     ahead = max(reading.prefetch // reading.workers, 1)
     options = grain.MultiprocessingOptions(reading.workers, per_worker_buffer_size=ahead)
-    if source.total == 0:
+    if source.groups == 0:
         return packed
     like = source.packed([source.item(0)], budget)
     piped = WithOptionsIterDataset(packed.map(as_bytes), DatasetOptions(min_shm_size=NO_SHARED_MEMORY))
@@ -204,7 +302,12 @@ class PackIterator(grain.DatasetIterator):
         return self.source.packed(items, self.budget)
 
     def _more(self) -> list[Item]:
-        items = next(self._parent, [])
+        items: list[Item] = []
+        while not items:
+            try:
+                items = next(self._parent)
+            except StopIteration:
+                return []
         for item in items:
             if item.n_beads > self.budget.beads or item.n_edges > self.budget.edges:
                 raise InputError(too_large(self.source.frames, item, self.budget))

@@ -38,7 +38,8 @@ class Budget(NamedTuple):
 class Item(NamedTuple):
     """One frame with its edges. row: of the epoch; domain, frame: where it is stored.
 
-    positions, forces (n, 3) float32; senders, receivers (e,) int32; decoy: a noisy copy, forces are zero.
+    positions, forces (n, 3) float32; senders, receivers (e,) int32; weight: of its beads in the loss;
+    decoy: a noisy copy, forces are zero.
     """
 
     row: int
@@ -48,6 +49,7 @@ class Item(NamedTuple):
     forces: np.ndarray
     senders: np.ndarray
     receivers: np.ndarray
+    weight: float
     decoy: bool
 
     @property
@@ -74,8 +76,8 @@ Packable = TypeVar("Packable", Item, Size)
 class Batch(NamedTuple):
     """n beads of packed frames. positions (n, 3) Å, target_forces (n, 3) kcal/mol/Å, float32.
 
-    weight (n,) float32: 1 on real beads, less on decoys, 0 on padding. decoy (n,) bool; the target
-    forces of decoys are zero and stand for the residual that the network is to learn.
+    weight (n,) float32: in the loss, 0 on padding. decoy (n,) bool; the target forces of decoys are zero
+    and stand for the residual that the network is to learn.
     """
 
     positions: np.ndarray
@@ -176,9 +178,15 @@ def _refill(waiting: deque[Packable], more: Callable[[], Sequence[Packable]], bu
 
 
 def make_batch(
-    items: Sequence[Item], topologies: Sequence[Topology], budget: Budget, decoy_weight: float
+    items: Sequence[Item],
+    topologies: Sequence[Topology],
+    budget: Budget,
+    residue_weights: np.ndarray | None = None,
 ) -> Batch:
-    """The packed arrays of one batch. Raises ValueError when beads or edges overflow the budget."""
+    """The packed arrays of one batch. residue_weights (20,): of beads by species, times those of the frames.
+
+    Raises ValueError when beads or edges overflow the budget.
+    """
     # fewer bonds, angles and dihedrals than beads in any chain, so their capacity is that of the beads
     capacity = Capacity(budget.beads, budget.graphs, budget.beads, budget.beads, budget.beads)
     system = pack(topologies, capacity)
@@ -186,12 +194,19 @@ def make_batch(
     decoys = np.repeat([item.decoy for item in items], counts)
     n = len(decoys)
     weight, decoy = np.zeros(budget.beads, np.float32), np.zeros(budget.beads, bool)
-    weight[:n] = np.where(decoys, decoy_weight, 1.0)
+    weight[:n] = np.repeat([item.weight for item in items], counts)
+    if residue_weights is not None:
+        weight[:n] *= residue_weights[system.species[:n]]
     decoy[:n] = decoys
     positions, targets = np.zeros((budget.beads, 3), np.float32), np.zeros((budget.beads, 3), np.float32)
     np.concatenate([item.positions for item in items], out=positions[:n])
     np.concatenate([item.forces for item in items], out=targets[:n])
     return Batch(positions, targets, weight, decoy, system, _joined_edges(items, counts, budget.edges))
+
+
+def slim(batch: Batch) -> Batch:
+    """Without the masses, which no energy reads."""
+    return batch._replace(system=batch.system._replace(mass=np.zeros(0, np.float32)))
 
 
 def _joined_edges(items: Sequence[Item], counts: np.ndarray, slots: int) -> Neighbors:

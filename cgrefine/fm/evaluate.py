@@ -119,7 +119,8 @@ def accumulate(
         np.zeros(len(frames)), np.zeros(N_SPECIES),
     )  # fmt: skip
     for rows, batch in each(sweep(frames, budget, reading)):
-        real = np.asarray(batch.system.bead_mask)
+        # without weight: frames whose forces are not finite
+        real = np.asarray(batch.weight) > 0
         per_term = np.asarray(terms_forces(params, batch), np.float64).reshape(n, -1, 3)[:, real]
         error = np.concatenate([np.zeros((1, *per_term.shape[1:])), np.cumsum(per_term, axis=0)])
         squares = ((batch.target_forces[real] - error) ** 2).sum(-1).T

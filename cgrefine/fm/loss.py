@@ -1,4 +1,10 @@
-"""The force-matching loss: masked mean squared error of force components, (kcal/mol/Å)²."""
+"""The force-matching loss: weighted mean squared error of force components, (kcal/mol/Å)².
+
+Over many batches it is the ratio of two sums, so that it is a mean over beads however these are packed:
+each function for one batch gives `Sums`, and those of all batches are added before they are divided.
+"""
+
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +14,18 @@ from cgrefine import energy
 from cgrefine.data.packing import Batch
 from cgrefine.energy import BeadEnergies, NetworkTerm, Params
 from cgrefine.fm.priors.parameters import Scaling, mean_square
+
+
+class Sums(NamedTuple):
+    """error (): of the weighted squared errors; components (): of the weights, three a bead."""
+
+    error: Array
+    components: Array
+
+    @property
+    def mean(self) -> Array:
+        """error over components, 0 without any."""
+        return self.error / jnp.where(self.components > 0, self.components, 1.0)
 
 
 def force_mse(
@@ -45,15 +63,42 @@ def residual_forces(prior: BeadEnergies, prior_params: Params, batch: Batch) -> 
     return jnp.where(jnp.asarray(batch.decoy)[:, None], 0.0, batch.target_forces - prior_forces)
 
 
-def matching_loss(
-    network: NetworkTerm, params: Params, batch: Batch, residual: Float[Array, "beads 3"]
+def huber_squares(
+    predicted: Float[Array, "beads 3"],
+    target: Float[Array | np.ndarray, "beads 3"],
+    weight: Float[Array | np.ndarray, " beads"],
+    width: float,
 ) -> Float[Array, ""]:
-    """`force_mse` of the network's forces against the residual."""
+    """Σ_i w_i h(|ΔF_i|) with h(d) = d² up to width (kcal/mol/Å) and 2 d width - width² beyond.
+
+    Rows of zero weight are left out. Twice the function of Huber, Ann. Math. Stat. 35, 73 (1964), of the
+    length of a bead's error, so that it does not depend on the axes.
+    """
+    counted = jnp.asarray(weight) > 0
+    squares = jnp.sum(jnp.where(counted[:, None], predicted - target, 0.0) ** 2, axis=-1)
+    far = squares > width**2
+    length = jnp.sqrt(jnp.where(far, squares, width**2))
+    return jnp.sum(weight * jnp.where(far, 2.0 * width * length - width**2, squares))
+
+
+def matching_sums(
+    network: NetworkTerm,
+    params: Params,
+    batch: Batch,
+    residual: Float[Array, "beads 3"],
+    huber_width: float | None = None,
+) -> Sums:
+    """Of the network's forces against the residual: by squares, or by Huber's function."""
     predicted = energy.forces(network, params, jnp.asarray(batch.positions), batch.system, batch.neighbors)
-    return force_mse(predicted, residual, batch.weight)
+    weight = jnp.asarray(batch.weight)
+    if huber_width is None:
+        error = force_squares(predicted, residual, weight)
+    else:
+        error = huber_squares(predicted, residual, weight, huber_width)
+    return Sums(error, 3.0 * jnp.sum(weight))
 
 
-def joint_loss(
+def joint_sums(
     network: NetworkTerm,
     prior: BeadEnergies,
     scaling: Scaling,
@@ -61,14 +106,16 @@ def joint_loss(
     prior_params: Params,
     batch: Batch,
     penalty: float,
-) -> Float[Array, ""]:
-    """`matching_loss` of network and priors together, and what holds the priors to their fit.
+    huber_width: float | None = None,
+) -> Sums:
+    """`matching_sums` of network and priors together, and what holds the priors to their fit.
 
     params: "network", and "priors" as z of `scaling`, deviations from prior_params. The second part is
-    penalty · mean z² times the mean square of the batch's target forces, as in `priors.refit`.
+    penalty · mean z² times the mean square of the target forces, as in `priors.refit`.
     """
     moved = scaling.params(prior_params, params["priors"])
-    misfit = matching_loss(network, params["network"], batch, residual_forces(prior, moved, batch))
+    residual = residual_forces(prior, moved, batch)
+    misfit = matching_sums(network, params["network"], batch, residual, huber_width)
     target = jnp.asarray(batch.target_forces)
-    unit = force_mse(jnp.zeros_like(target), target, batch.weight)
-    return misfit + penalty * unit * mean_square(params["priors"])
+    squares = force_squares(jnp.zeros_like(target), target, batch.weight)
+    return misfit._replace(error=misfit.error + penalty * squares * mean_square(params["priors"]))

@@ -1,136 +1,381 @@
-"""Force matching of a network on top of priors, fixed or trained along: an init/step pair, and the epochs.
+"""Force matching of a network on top of priors, fixed or trained along: optimisations, epochs and updates.
 
-Nothing here reads or writes files: `fit` yields what happened in each epoch, with a snapshot from which
-it can go on to exactly the same numbers.
+Nothing here reads or writes files: `fit` yields what happened after each update and each epoch, with a
+snapshot from which it can go on to exactly the same numbers.
+
+An epoch is a fixed number of updates, about as many as it takes to see each frame once: the streams of
+batches go on from one epoch of frames to the next, so that no batch is half empty and no device waits for
+another at an epoch's end, and the learning rate knows its number of updates.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array
+from jax.sharding import Mesh
 
-from cgrefine import energy
-from cgrefine.config.schema import Loader, Train
+from cgrefine.config.schema import Loader, Optimisation, Train
 from cgrefine.data.frames import FrameSet
-from cgrefine.data.loader import Decoys, Packed, Reading, each, sweep, training_batches
-from cgrefine.data.packing import Batch, Budget, budget_for, estimated_batches
+from cgrefine.data.loader import Decoys, Noising, Reading, Recipe
+from cgrefine.data.packing import budget_for, estimated_batches
 from cgrefine.energy import NetworkTerm, Params, SumOfTerms
-from cgrefine.fm import loss, optimizers
+from cgrefine.errors import InputError
+from cgrefine.fm import lanes, optimizers
+from cgrefine.fm.devices import everywhere, mesh_of
 from cgrefine.fm.priors.parameters import Scaling
+from cgrefine.fm.step import (
+    Advance,
+    FitInfo,
+    FitState,
+    Matching,
+    Tally,
+    compiled,
+    empty_tally,
+    noise_scale,
+)
+from cgrefine.fm.validation import ForceErrors, validator
+from cgrefine.fm.weighting import weighting
+
+HOPELESS_UPDATES = 50
+"""Updates in a row without a finite gradient, after which training ends."""
+
+HOPELESS_ERROR = 100.0
+"""Times the error of no model, beyond which training ends."""
 
 
-class FitState(NamedTuple):
-    """params: of the network; or of "network" and "priors" when these are trained as well, as z of a Scaling.
+class EpochLog(NamedTuple):
+    """One epoch; the first is the network before training, without updates. Numbers of updates are means.
 
-    opt_state: of the optimiser; step () int32: updates asked for so far.
-    """
-
-    params: Params
-    opt_state: Any
-    step: Array
-
-
-class FitInfo(NamedTuple):
-    """loss () (kcal/mol/Å)², decoys included; gradient_norm () before clipping."""
-
-    loss: Array
-    gradient_norm: Array
-
-
-class ForceErrors(NamedTuple):
-    """Mean squared force-component error of network and prior, prior alone, and no model, (kcal/mol/Å)²."""
-
-    model: float
-    prior: float
-    zero: float
-
-
-class Snapshot(NamedTuple):
-    """Everything that training depends on after `epoch` epochs, as host arrays; seed gives the data order.
-
-    best_params: those with the lowest validation error so far, which is best_mse, after best_epoch.
+    stage: number of the optimisation; updates, skipped: in this epoch; noise_scale: beads, see
+    `step.noise_scale`; unusable: share of the beads seen that are in frames whose forces are not finite.
+    seconds: an update, without compilation; waiting: share of them spent on waiting for batches.
     """
 
     epoch: int
-    seed: int
-    state: FitState
-    best_params: Params
-    best_mse: float
-    best_epoch: int
-
-
-class Epoch(NamedTuple):
-    """Log of one epoch; epoch 0 is the network before training. seconds_per_step leaves compilation out."""
-
-    epoch: int
-    steps: int
+    stage: int
+    updates: int
+    skipped: int
     train_loss: float
     gradient_norm: float
     learning_rate: float
+    noise_scale: float
     validation: ForceErrors
-    seconds_per_step: float
     slots_used: float
-    skipped: int
-    snapshot: Snapshot
+    unusable: float
+    seconds: float
+    waiting: float
 
 
-def force_matching(
-    network: NetworkTerm, prior: SumOfTerms, optimizer: optax.GradientTransformationExtraArgs
-) -> tuple[Callable[[Params], FitState], Callable[..., tuple[FitState, FitInfo]]]:
-    """init(params) -> FitState, and step(state, batch, prior_params) -> (FitState, FitInfo)."""
+class Progress(NamedTuple):
+    """Where a fit is, as plain numbers. epoch: ended; stage: of the next update; updates: in this epoch.
 
-    def of_network(batch: Batch, prior_params: Params) -> Callable[[Params], Array]:
-        residual = loss.residual_forces(prior, prior_params, batch)
-        return lambda params: loss.matching_loss(network, params, batch, residual)
+    stage_epochs: epochs ended in this optimisation; stale: of these, since the lowest validation error;
+    wait: of these, since then or since a plateau lowered the rate; best_mse, best_epoch: lowest validation
+    error; lanes: states of the streams; log: of all epochs that ended.
+    """
 
-    return _descending(of_network, optimizer)
-
-
-def joint_matching(
-    network: NetworkTerm,
-    prior: SumOfTerms,
-    scaling: Scaling,
-    penalty: float,
-    optimizer: optax.GradientTransformationExtraArgs,
-) -> tuple[Callable[[Params], FitState], Callable[..., tuple[FitState, FitInfo]]]:
-    """As `force_matching`, for params of "network" and "priors": see `loss.joint_loss`."""
-
-    def of_both(batch: Batch, prior_params: Params) -> Callable[[Params], Array]:
-        return lambda params: loss.joint_loss(network, prior, scaling, params, prior_params, batch, penalty)
-
-    return _descending(of_both, optimizer)
+    epoch: int
+    stage: int
+    stage_epochs: int
+    updates: int
+    seed: int
+    stale: int
+    wait: int
+    best_mse: float
+    best_epoch: int
+    lanes: tuple[str, ...]
+    log: tuple[EpochLog, ...]
 
 
-def _descending(
-    loss_of: Callable[[Batch, Params], Callable[[Params], Array]],
-    optimizer: optax.GradientTransformationExtraArgs,
-) -> tuple[Callable[[Params], FitState], Callable[..., tuple[FitState, FitInfo]]]:
-    """init and step for loss_of(batch, prior_params), a function of the parameters."""
+class Snapshot(NamedTuple):
+    """Everything that training depends on, as host arrays; best: the parameters of progress.best_epoch."""
 
-    def init(params: Params) -> FitState:
-        return FitState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
-
-    def step(state: FitState, batch: Batch, prior_params: Params) -> tuple[FitState, FitInfo]:
-        value, gradient = jax.value_and_grad(loss_of(batch, prior_params))(state.params)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, value=value)
-        params = optax.apply_updates(state.params, updates)
-        return FitState(params, opt_state, state.step + 1), FitInfo(value, optax.tree.norm(gradient))
-
-    return init, step
+    progress: Progress
+    state: FitState
+    best: Params
 
 
-def _optimizer(
-    settings: Train, rate: optax.Schedule, decaying: Callable[[Params], Any]
-) -> optax.GradientTransformationExtraArgs:
-    return optimizers.optimizer(
-        settings.optimizer, rate, settings.learning_rate, settings.clip_norm, settings.weight_decay, decaying
+@dataclass(frozen=True)
+class Event:
+    """After an update (log None) or an epoch. info: of the update before the last one, if in this epoch.
+
+    updates: of a whole epoch; stopped: a process asked for an end, and this is the last event. snapshot():
+    valid until the next event; a collective call.
+    """
+
+    progress: Progress
+    info: FitInfo | None
+    log: EpochLog | None
+    updates: int
+    stopped: bool
+    snapshot: Callable[[], Snapshot]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is fitted to what. scaling: given when the priors are trained as well, see `parts`."""
+
+    network: NetworkTerm
+    prior: SumOfTerms
+    prior_params: Params
+    training: FrameSet
+    validation: FrameSet
+    scaling: Scaling | None = None
+
+
+def never() -> bool:
+    """No process asks for an end."""
+    return False
+
+
+def fit(
+    task: Task,
+    settings: Train,
+    loader: Loader,
+    start: Snapshot | None = None,
+    mesh: Mesh | None = None,
+    stopping: Callable[[], bool] = never,
+) -> Iterator[Event]:
+    """Train the network in float32, with an event after each update and epoch, the first before any.
+
+    Both sets must have their edges within the longest cutoff of network and prior. mesh: by default all
+    devices of all processes. stopping: asked at each update; when it is true in any process, all of them end
+    after the same update. Raises InputError when a set is empty, a frame exceeds settings.batch_beads, the
+    lanes do not fit the devices or frames, or training diverges.
+    """
+    mesh = mesh_of() if mesh is None else mesh
+    budget = budget_for([task.training, task.validation], settings.batch_beads, loader.edge_headroom)
+    reading = Reading(loader.buffer_frames, loader.prefetch, loader.workers)
+    count = lanes.n_lanes(settings.batches_per_update, mesh)
+    batches = estimated_batches(task.training, budget, settings.decoy_fraction, loader.buffer_frames)
+    recipe = _recipe(task.training, settings)
+    prior_params = everywhere(on_host(single(task.prior_params)), mesh)
+    measure = validator(task.network, task.prior, task.validation, budget, reading)
+    run = _Run(
+        task=task,
+        settings=settings,
+        mesh=mesh,
+        prior_params=prior_params,
+        measure=lambda state: measure(*parts(shown(state), prior_params, task.scaling)),
+        updates=max(round(batches / count), 1),
+        beads=budget.beads * count,
     )
+    course = (
+        _at_start(run) if start is None else Snapshot(start.progress, run.placed(start.state), start.best)
+    )
+    states = course.progress.lanes or None
+    with lanes.opened(
+        task.training, budget, course.progress.seed, recipe, reading, count, mesh, states, stopping
+    ) as streams:
+        if start is None:
+            yield Event(
+                course.progress,
+                None,
+                course.progress.log[-1],
+                run.updates,
+                False,
+                _snapshot(course, streams),
+            )
+        while course.progress.stage < len(settings.optimisations):
+            stage = course.progress.stage
+            matching = _matching(run, settings.optimisations[stage])
+            if stage > 0 and course.progress.stage_epochs == 0 and course.progress.updates == 0:
+                course = course._replace(state=run.placed(on_host(matching.begin(course.state))))
+            advance = compiled(matching)
+            while course.progress.stage == stage:
+                course, stopped = yield from _epoch(run, course, streams, advance)
+                if stopped:
+                    return
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same during a fit. updates: of an epoch; beads: room in the batches of an update."""
+
+    task: Task
+    settings: Train
+    mesh: Mesh
+    prior_params: Params
+    measure: Callable[[FitState], ForceErrors]
+    updates: int
+    beads: int
+
+    def placed(self, tree: Any) -> Any:
+        """On all devices."""
+        return everywhere(tree, self.mesh)
+
+
+def _epoch(
+    run: _Run, course: Snapshot, streams: lanes.Streams, advance: Advance
+) -> Generator[Event, None, tuple[Snapshot, bool]]:
+    """The rest of an epoch: events, and at last where the fit is and whether a process asked for an end."""
+    optimisation = run.settings.optimisations[course.progress.stage]
+    clock, before, useless = _Clock(streams), None, 0
+    while course.progress.updates < run.updates:
+        state, info = advance(course.state, streams.next(), run.prior_params)
+        clock.updated(state)
+        progress = course.progress._replace(updates=course.progress.updates + 1)
+        course = course._replace(progress=progress, state=state)
+        # of the update before: its numbers are there without waiting for this one
+        stop = before is not None and float(before.stop) > 0.0
+        useless = useless + 1 if before is not None and not math.isfinite(float(before.loss)) else 0
+        if useless >= HOPELESS_UPDATES:
+            raise InputError(
+                _hopeless(f"{useless} updates in a row had no finite gradient", course, optimisation)
+            )
+        if stop or progress.updates < run.updates:
+            yield Event(progress, before, None, run.updates, stop, _snapshot(course, streams))
+        if stop:
+            return course, True
+        before = info
+    errors = run.measure(course.state)
+    log = _logged(run, course, errors, clock)
+    if problem := _problem(log):
+        raise InputError(_hopeless(problem, course, optimisation))
+    course = _after_epoch(run, course, log)
+    yield Event(course.progress, before, log, run.updates, False, _snapshot(course, streams))
+    return course, False
+
+
+def _at_start(run: _Run) -> Snapshot:
+    """The untrained network, and its errors."""
+    task, settings = run.task, run.settings
+    params = single(task.network.init(jax.random.key(settings.seed)))
+    if task.scaling is not None:
+        params = {"network": params, "priors": task.scaling.zeros(task.prior_params, jnp.float32)}
+    state = run.placed(on_host(_matching(run, settings).init(params)))
+    errors = run.measure(state)
+    nan = math.nan
+    log = EpochLog(0, 0, 0, 0, nan, nan, nan, nan, errors, nan, nan, nan, nan)
+    progress = Progress(0, 0, 0, 0, settings.seed, 0, 0, errors.model, 0, (), (log,))
+    return Snapshot(progress, state, on_host(shown(state)))
+
+
+def _snapshot(course: Snapshot, streams: lanes.Streams) -> Callable[[], Snapshot]:
+    def taken() -> Snapshot:
+        progress = course.progress._replace(lanes=tuple(streams.states()))
+        return Snapshot(progress, on_host(course.state), course.best)
+
+    return taken
+
+
+def _matching(run: _Run, optimisation: Optimisation) -> Matching:
+    rate = optimizers.schedule(optimisation, run.updates * optimisation.epochs)
+    task = run.task
+    return Matching(task.network, task.prior, run.settings, optimisation, rate, run.mesh, task.scaling)
+
+
+def _recipe(frames: FrameSet, settings: Train) -> Recipe:
+    decoys = Decoys(settings.decoy_fraction, settings.decoy_noise_A, settings.decoy_weight)
+    denoise = settings.loss.denoise
+    noising = None if denoise is None else Noising(denoise.noise_A, denoise.force_share)
+    return Recipe(decoys, noising, weighting(frames, settings.loss))
+
+
+def _after_epoch(run: _Run, course: Snapshot, log: EpochLog) -> Snapshot:
+    """The next epoch's start: the lowest error, the rate of a plateau, the end of an optimisation."""
+    progress, state, best = course
+    optimisation = run.settings.optimisations[progress.stage]
+    better = log.validation.model < progress.best_mse
+    progress = progress._replace(
+        epoch=progress.epoch + 1,
+        stage_epochs=progress.stage_epochs + 1,
+        updates=0,
+        stale=0 if better else progress.stale + 1,
+        wait=0 if better else progress.wait + 1,
+        log=(*progress.log, log),
+    )
+    if better:
+        best = on_host(shown(state))
+        progress = progress._replace(best_mse=log.validation.model, best_epoch=progress.epoch)
+    if optimisation.schedule == "plateau" and progress.wait >= optimisation.plateau_epochs:
+        lower = on_host(state.scale) * np.float32(optimisation.plateau_factor)
+        state, progress = state._replace(scale=run.placed(lower)), progress._replace(wait=0)
+    early = optimisation.early_stop_epochs
+    if progress.stage_epochs == optimisation.epochs or (early is not None and progress.stale >= early):
+        progress = progress._replace(stage=progress.stage + 1, stage_epochs=0, stale=0, wait=0)
+    return Snapshot(progress, state._replace(tally=run.placed(on_host(empty_tally()))), best)
+
+
+def _logged(run: _Run, course: Snapshot, errors: ForceErrors, clock: "_Clock") -> EpochLog:
+    progress, state, _ = course
+    tally = {name: float(value) for name, value in zip(Tally._fields, on_host(state.tally), strict=True)}
+    optimisation = run.settings.optimisations[progress.stage]
+    rate = optimizers.schedule(optimisation, run.updates * optimisation.epochs)(int(on_host(state.step)) - 1)
+
+    def mean(name: str, count: str) -> float:
+        return tally[name] / tally[count] if tally[count] else math.nan
+
+    beads = tally["beads"] / max(tally["tried"], 1.0)
+    seconds, waiting = clock.read()
+    return EpochLog(
+        epoch=progress.epoch + 1,
+        stage=progress.stage,
+        updates=int(tally["tried"]),
+        skipped=int(tally["tried"] - tally["updates"]),
+        train_loss=mean("loss", "updates"),
+        gradient_norm=mean("gradient_norm", "updates"),
+        learning_rate=float(np.asarray(rate)) * float(on_host(state.scale)),
+        noise_scale=noise_scale(mean("square", "updates"), mean("product", "pairs"), beads),
+        validation=errors,
+        slots_used=mean("edges", "tried"),
+        unusable=tally["unusable"] / max(tally["beads"], 1.0),
+        seconds=seconds,
+        waiting=waiting,
+    )
+
+
+def _problem(log: EpochLog) -> str | None:
+    """Why it is no use to go on after this epoch, if it is not."""
+    if log.skipped == log.updates:
+        return f"none of the {log.updates} updates of epoch {log.epoch} had a finite gradient"
+    errors = log.validation
+    if not errors.model < HOPELESS_ERROR * errors.zero:
+        return (
+            f"after epoch {log.epoch} the validation error is {errors.model:.3g} (kcal/mol/Å)², that of no "
+            f"model {errors.zero:.3g}"
+        )
+    return None
+
+
+def _hopeless(problem: str, course: Snapshot, optimisation: Optimisation) -> str:
+    return (
+        f"train: {problem}: training has diverged in optimisation {course.progress.stage + 1}. Lower "
+        f"learning_rate (now {optimisation.learning_rate:g}) or clip_norm ({optimisation.clip_norm:g}), or "
+        "look for frames that do not belong there with `cgrefine inspect`"
+    )
+
+
+class _Clock:
+    """Seconds of an update and the share of waiting for batches; the first one, which compiles, left out."""
+
+    def __init__(self, streams: lanes.Streams) -> None:
+        self._streams, self._count = streams, 0
+        self._begin = self._first = time.perf_counter()
+        self._waited = streams.waited
+
+    def updated(self, state: FitState) -> None:
+        """After each update."""
+        self._count += 1
+        self._last = state
+        if self._count == 1:
+            jax.block_until_ready(state.step)
+            self._first, self._begin = time.perf_counter() - self._begin, time.perf_counter()
+            self._waited = self._streams.waited
+
+    def read(self) -> tuple[float, float]:
+        """Seconds an update, and the share of waiting; call it when all updates have ended."""
+        if self._count == 0:
+            return math.nan, math.nan
+        if self._count == 1:
+            return self._first, math.nan
+        elapsed = time.perf_counter() - self._begin
+        return elapsed / (self._count - 1), (self._streams.waited - self._waited) / elapsed
 
 
 def parts(params: Params, prior_params: Params, scaling: Scaling | None) -> tuple[Params, Params]:
@@ -140,88 +385,27 @@ def parts(params: Params, prior_params: Params, scaling: Scaling | None) -> tupl
     return params["network"], scaling.params(prior_params, params["priors"])
 
 
-def fit(
-    network: NetworkTerm,
-    prior: SumOfTerms,
-    prior_params: Params,
-    training: FrameSet,
-    validation: FrameSet,
-    settings: Train,
-    loader: Loader,
-    start: Snapshot | None = None,
-    scaling: Scaling | None = None,
-) -> Iterator[Epoch]:
-    """Train the network in float32, yielding each epoch; the last snapshot holds the best parameters.
-
-    scaling: given when the priors are trained as well, held by settings.prior_penalty; see `parts`. Both
-    sets must have their edges within the longest cutoff of network and prior. Raises InputError when a set
-    is empty or a frame exceeds settings.batch_beads. The learning rate follows the estimated number of
-    steps, and stays at its end when there are a few more.
-    """
-    budget = budget_for([training, validation], settings.batch_beads, loader.edge_headroom)
-    reading = Reading(loader.buffer_frames, loader.prefetch, loader.workers)
-    decoys = Decoys(settings.decoy_fraction, settings.decoy_noise_A, settings.decoy_weight)
-    per_epoch = estimated_batches(training, budget, decoys.fraction, loader.buffer_frames)
-    rate = optimizers.schedule(settings.learning_rate, per_epoch * settings.epochs, settings.warmup_fraction)
-    prior_params = single(prior_params)
-    if scaling is None:
-        optimizer = _optimizer(settings, rate, optimizers.matrices)
-        init, step = force_matching(network, prior, optimizer)
-    else:
-        optimizer = _optimizer(settings, rate, of_the_network)
-        init, step = joint_matching(network, prior, scaling, settings.prior_penalty, optimizer)
-    advance = jax.jit(step, donate_argnums=0)
-    measure = validator(network, prior, validation, budget, reading)
-
-    if start is None:
-        params = single(network.init(jax.random.key(settings.seed)))
-        if scaling is not None:
-            params = {"network": params, "priors": scaling.zeros(prior_params, jnp.float32)}
-        state = init(params)
-        errors = measure(*parts(state.params, prior_params, scaling))
-        snapshot = Snapshot(0, settings.seed, on_host(state), on_host(state.params), errors.model, 0)
-        yield Epoch(0, 0, math.nan, math.nan, 0.0, errors, math.nan, math.nan, 0, snapshot)
-    else:
-        snapshot = start
-        state = jax.tree.map(jnp.array, start.state)
-    for epoch in range(snapshot.epoch + 1, settings.epochs + 1):
-        made = each(training_batches(training, budget, settings.seed, epoch, decoys, reading))
-        state, infos, slots_used, seconds = _one_epoch(advance, state, made, prior_params)
-        errors = measure(*parts(state.params, prior_params, scaling))
-        snapshot = _advanced(snapshot, epoch, state, errors.model)
-        yield _log(epoch, infos, rate, errors, seconds, slots_used, snapshot)
+def shown(state: FitState) -> Params:
+    """The parameters that are validated and saved: their average where there is one."""
+    return state.average if jax.tree.leaves(state.average) else state.params
 
 
-def validator(
-    network: NetworkTerm, prior: SumOfTerms, frames: FrameSet, budget: Budget, reading: Reading
-) -> Callable[[Params, Params], ForceErrors]:
-    """measure(params, prior_params) -> ForceErrors over all the frames, compiled once."""
-    batches = sweep(frames, budget, reading)
+def like(task: Task, settings: Train, progress: Progress) -> tuple[FitState, Params]:
+    """Zeros of the shapes of the state and the best parameters of a snapshot."""
+    mesh = mesh_of(jax.local_devices()[:1])
+    # between two optimisations the state is still that of the first
+    begun = progress.stage_epochs > 0 or progress.updates > 0 or progress.stage == 0
+    optimisation = settings.optimisations[progress.stage if begun else progress.stage - 1]
 
-    @jax.jit
-    def squares(params: Params, prior_params: Params, batch: Batch) -> Array:
-        x = jnp.asarray(batch.positions)
-        residual = loss.residual_forces(prior, prior_params, batch)
-        correction = energy.forces(network, params, x, batch.system, batch.neighbors)
-        zero = jnp.zeros_like(x)
-        pairs = ((correction, residual), (zero, residual), (zero, batch.target_forces))
-        return jnp.stack([loss.force_mse(f, target, batch.weight) for f, target in pairs])
+    def made() -> tuple[FitState, Params]:
+        params = single(task.network.init(jax.random.key(0)))
+        if task.scaling is not None:
+            params = {"network": params, "priors": task.scaling.zeros(task.prior_params, jnp.float32)}
+        rate = optimizers.schedule(optimisation, 1)
+        matching = Matching(task.network, task.prior, settings, optimisation, rate, mesh, task.scaling)
+        return matching.init(params), params
 
-    def measure(params: Params, prior_params: Params) -> ForceErrors:
-        total, beads = np.zeros(3), 0
-        for _, batch in each(batches):
-            count = int(batch.system.bead_mask.sum())
-            total += count * np.asarray(squares(params, prior_params, batch), np.float64)
-            beads += count
-        return ForceErrors(*(total / beads).tolist())
-
-    return measure
-
-
-def of_the_network(params: Params) -> Params:
-    """What decays: matrices of the network, no parameter of the priors, which their penalty holds."""
-    fixed = jax.tree.map(lambda leaf: False, params["priors"])
-    return {"network": optimizers.matrices(params["network"]), "priors": fixed}
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(made))
 
 
 def single(params: Params) -> Params:
@@ -231,58 +415,9 @@ def single(params: Params) -> Params:
 
 def on_host(tree: Any) -> Any:
     """A copy in host memory, which the donated buffers of later steps cannot change."""
-    return jax.tree.map(lambda leaf: np.array(leaf, copy=True), tree)
+    return jax.tree.map(_copied, tree)
 
 
-def _one_epoch(
-    advance: Callable[..., tuple[FitState, FitInfo]],
-    state: FitState,
-    made: Iterator[Packed],
-    prior_params: Params,
-) -> tuple[FitState, list[FitInfo], float, float]:
-    """All steps of an epoch; the share of edge slots that hold an edge; and seconds per step.
-
-    The first step, which may compile, is left out of the time.
-    """
-    infos: list[FitInfo] = []
-    used, begin, first = 0.0, time.perf_counter(), math.nan
-    for _, batch in made:
-        used += float(np.mean(batch.neighbors.edge_mask))
-        state, info = advance(state, batch, prior_params)
-        infos.append(info)
-        if len(infos) == 1:
-            jax.block_until_ready(state)
-            first, begin = time.perf_counter() - begin, time.perf_counter()
-    jax.block_until_ready(state)
-    rest = time.perf_counter() - begin
-    return state, infos, used / len(infos), rest / (len(infos) - 1) if len(infos) > 1 else first
-
-
-def _advanced(before: Snapshot, epoch: int, state: FitState, mse: float) -> Snapshot:
-    host = on_host(state)
-    if mse < before.best_mse:
-        return Snapshot(epoch, before.seed, host, host.params, mse, epoch)
-    return before._replace(epoch=epoch, state=host)
-
-
-def _log(
-    epoch: int,
-    infos: list[FitInfo],
-    rate: optax.Schedule,
-    errors: ForceErrors,
-    seconds: float,
-    slots_used: float,
-    snapshot: Snapshot,
-) -> Epoch:
-    return Epoch(
-        epoch=epoch,
-        steps=len(infos),
-        train_loss=float(np.mean([float(info.loss) for info in infos])),
-        gradient_norm=float(np.mean([float(info.gradient_norm) for info in infos])),
-        learning_rate=float(np.asarray(rate(int(snapshot.state.step) - 1))),
-        validation=errors,
-        seconds_per_step=seconds,
-        slots_used=slots_used,
-        skipped=optimizers.skipped(snapshot.state.opt_state),
-        snapshot=snapshot,
-    )
+def _copied(leaf: Any) -> np.ndarray:
+    there = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+    return np.array(leaf.addressable_data(0) if there else leaf, copy=True)

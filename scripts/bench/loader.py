@@ -26,7 +26,7 @@ import numpy as np
 import vesin
 
 from cgrefine.data.frames import FrameSet, frame_set, sampled_sizes
-from cgrefine.data.loader import Decoys, Packed, Reading, training_batches
+from cgrefine.data.loader import Decoys, Packed, Reading, Recipe, training_batches
 from cgrefine.data.packing import Budget, budget_for
 from cgrefine.data.store import open_dataset, write_domain, write_index
 from cgrefine.neighbors import frame_edges
@@ -36,7 +36,7 @@ SPACING_A = (3.8, 5.96, 5.96)
 """Along the chain and between its strands: 135 Å³ a residue."""
 
 CUTOFF_A = 12.0
-DECOYS = Decoys(0.1, 0.5, 0.1)
+DECOYS = Recipe(Decoys(0.1, 0.5, 0.1))
 WARM_BATCHES = 100
 """Made before the clock is started: worker processes take seconds to import what they need."""
 

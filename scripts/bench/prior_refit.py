@@ -36,7 +36,6 @@ from cgrefine.cli.stages import run_stage
 from cgrefine.config.load import parse
 from cgrefine.config.schema import Priors, Refit
 from cgrefine.data.store import open_dataset
-from cgrefine.fm.priors import full_batch
 from cgrefine.fm.priors.fit import FittedPriors, fit_priors
 from cgrefine.fm.priors.refit import (
     Objective,
@@ -99,7 +98,7 @@ def sample_problem(folder: Path, classes: str, settings: Refit) -> tuple[Problem
     dataset = open_dataset(folder / "prepare")
     fitted: FittedPriors = fit_priors(dataset, Priors.model_validate(config.priors.model_dump()))
     frames = chosen_frames(fitted.facts, dataset.domains, settings.max_frames, fitted.temperature_K)
-    mesh = full_batch.mesh_of()
+    mesh = mesh_of()
     return posed(fitted.facts, fitted.params, frames, settings, fitted.temperature_K, mesh), len(frames)
 
 

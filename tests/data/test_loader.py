@@ -2,6 +2,7 @@
 
 import json
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 
 import jax
@@ -10,12 +11,16 @@ import pytest
 
 from cgrefine.data.frames import frame_set
 from cgrefine.data.loader import (
-    NO_DECOYS,
+    AS_THEY_ARE,
     Decoys,
+    Noising,
     Reading,
+    Recipe,
+    Weighting,
     as_bytes,
     each,
     from_bytes,
+    noised,
     sweep,
     training_batches,
 )
@@ -27,7 +32,7 @@ from tests.data.domains import domain
 
 CUTOFF = 10.0
 READING = Reading(buffer_frames=12, prefetch=2, workers=0)
-DECOYS = Decoys(0.25, 0.5, 0.1)
+DECOYS = Recipe(Decoys(0.25, 0.5, 0.1))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +95,7 @@ def test_seed_and_epoch_decide_the_order(frames, budget):
 
 def test_shuffled_frames_are_not_in_the_order_of_domains(frames, budget):
     """Ranks of the first half of an epoch: a sum that would be extreme without the shuffle (4 σ)."""
-    order = real(each(training_batches(frames, budget, 0, 1, NO_DECOYS, READING)))
+    order = real(each(training_batches(frames, budget, 0, 1, AS_THEY_ARE, READING)))
     half = np.sum(order[:24])
     assert abs(half - 24 * 47 / 2) < 4 * np.sqrt(24 * 24 * 49 / 12)
 
@@ -194,5 +199,83 @@ def test_a_frame_larger_than_a_batch_names_what_to_raise(frames):
 def test_an_empty_share_has_no_batch(frames, budget):
     few = frame_set(frames.domains[:1], False, CUTOFF, stride=100)
     share = READING._replace(share=(40, 41))
-    assert list(each(training_batches(few, budget, 0, 1, NO_DECOYS, share))) == []
+    assert list(each(training_batches(few, budget, 0, 1, AS_THEY_ARE, share))) == []
     assert list(each(sweep(frame_set([], False, CUTOFF), budget, READING))) == []
+
+
+def test_a_stream_goes_through_its_epochs(frames, budget):
+    """Three epochs as one stream: each holds what it holds alone, in its own order, across batches."""
+    stream = list(each(training_batches(frames, budget, 3, 1, DECOYS, READING, epochs=3)))
+    rows = real(stream)
+    assert sorted(rows) == list(range(180)) and len(stream) < 3 * len(
+        list(each(training_batches(frames, budget, 3, 1, DECOYS, READING)))
+    )
+    waiting = READING.buffer_frames + budget.graphs
+    for epoch in range(3):
+        places = [k for k, row in enumerate(rows) if row // 60 == epoch]
+        assert places[0] >= 60 * epoch - waiting and places[-1] < 60 * (epoch + 1) + waiting
+    mixed = [batch for batch in stream if len({row // 60 for row in batch.rows if row >= 0}) > 1]
+    assert mixed
+
+
+def test_a_stream_restored_between_epochs_goes_on(frames, budget):
+    begun, rest, again = restored(training_batches(frames, budget, 7, 2, DECOYS, READING, epochs=2), 13)
+    assert {row // 60 for row in real(begun)} == {0, 1} and len(rest) > 2
+    assert all(same(a, b) for a, b in zip(rest, again, strict=True))
+
+
+def test_a_stream_of_thinned_frames_keeps_to_its_rows(frames, budget):
+    """Weight 0.3: some 0.3 · 48 rows an epoch, one more or less in each, and no row is made twice."""
+    thin = replace(frames, pieces=frames.pieces._replace(weight=np.full(len(frames.pieces.count), 0.3)))
+    rows = real(each(training_batches(thin, budget, 0, 0, AS_THEY_ARE, READING, epochs=20)))
+    assert len(rows) == len(set(rows)) and abs(len(rows) / 20 - 0.3 * 48) < 1.0
+
+
+def test_weights_of_residues_temperatures_and_decoys_multiply(frames, budget):
+    pieces = 1.0 + np.arange(len(frames.pieces.count))
+    residues = np.linspace(0.5, 2.0, 20).astype(np.float32)
+    recipe = DECOYS._replace(weighting=Weighting(residues, pieces))
+    for rows, batch in each(training_batches(frames, budget, 0, 1, recipe, READING)):
+        for graph, row in enumerate(rows[rows >= 0].tolist()):
+            beads = batch.system.bead_mask & (batch.system.graph_id == graph)
+            if row < 48:
+                piece = frames.each_once.piece_of(row)
+                expected = pieces[piece] * residues[batch.system.species[beads]]
+                assert np.allclose(batch.weight[beads], expected, rtol=1e-6)
+            else:
+                assert np.all(batch.weight[beads] < 0.11 * pieces.max() * 2.0)
+
+
+def test_noised_frames_pull_back_to_where_they_were(frames):
+    """x' = x + σε: half of the force and half of -kT ε/σ, by hand; and the noise has the asked width."""
+    x, forces, draw = np.zeros((2, 3)), np.full((2, 3), 8.0), np.array([[1.0, 0, -1.0], [0.5, 0, 0]])
+    moved, mixed = noised(Noising(0.2, 0.5), x, forces, draw, 0.6)
+    assert np.allclose(moved, 0.2 * draw) and np.allclose(mixed, 4.0 - 0.5 * 0.6 / 0.2 * draw)
+    loud = budget_for([frames], 200, 3.0)
+    shifts = []
+    recipe = Recipe(noising=Noising(0.3, 1.0))
+    for rows, batch in each(training_batches(frames, loud, 0, 1, recipe, READING)):
+        starts = np.searchsorted(batch.system.graph_id, np.arange((rows >= 0).sum()))
+        for start, row in zip(starts.tolist(), rows[rows >= 0].tolist(), strict=True):
+            original = frames.positions(row)
+            shifts.append(batch.positions[start : start + len(original)] - original)
+            assert np.array_equal(batch.target_forces[start : start + len(original)], frames.forces(row))
+    values = np.concatenate(shifts).ravel()
+    assert abs(values.std() - 0.3) < 4 * 0.3 / np.sqrt(2 * len(values))
+
+
+def test_a_frame_with_a_force_that_is_not_finite_counts_for_nothing(frames, budget):
+    _, frame = frames.each_once.where(2)
+    forces = np.array(frames.domains[0].forces)
+    forces[frame, 2] = np.nan
+    broken = replace(frames, domains=(replace(frames.domains[0], forces=forces), *frames.domains[1:]))
+    unweighted = 0
+    for _, batch in each(training_batches(broken, budget, 0, 1, AS_THEY_ARE, READING)):
+        assert np.all(np.isfinite(batch.target_forces))
+        unweighted += int((batch.system.bead_mask & (batch.weight == 0)).sum())
+    assert unweighted == frames.domains[0].n_beads
+    positions = np.array(frames.domains[0].positions)
+    positions[frame, 2] = np.nan
+    gone = replace(frames, domains=(replace(frames.domains[0], positions=positions), *frames.domains[1:]))
+    with pytest.raises(InputError, match=f"frame {frame}: a position is not a finite number"):
+        list(each(training_batches(gone, budget, 0, 1, AS_THEY_ARE, READING)))

@@ -97,19 +97,23 @@ def frames():
     return frame_set([domain(n, 16, seed) for seed, n in enumerate((5, 9, 17, 24))], False, CUTOFF)
 
 
+WEIGHTS = (1.0, 0.25, 2.0)
+
+
 def items(frames, rows):
     made = []
     for row in rows:
         x = frames.positions(row)
         d, f = frames.each_once.where(row)
-        made.append(Item(row, d, f, x, frames.forces(row), *frame_edges(x, CUTOFF), row % 3 == 1))
+        edges, decoy = frame_edges(x, CUTOFF), row % 3 == 1
+        made.append(Item(row, d, f, x, frames.forces(row), *edges, WEIGHTS[row % 3], decoy))
     return made, [frames.domains[item.domain].topology for item in made]
 
 
 def test_a_batch_holds_its_frames_with_every_edge(frames):
     budget = Budget(80, 1600, 8)
     made, topologies = items(frames, [0, 13, 40, 25, 7])
-    batch = make_batch(made, topologies, budget, 0.25)
+    batch = make_batch(made, topologies, budget)
     assert batch.positions.dtype == batch.target_forces.dtype == batch.weight.dtype == np.float32
     assert batch.positions.shape == (80, 3) and batch.neighbors.senders.shape == (1600,)
     assert batch.neighbors.senders.dtype == batch.neighbors.receivers.dtype == np.int32
@@ -119,7 +123,7 @@ def test_a_batch_holds_its_frames_with_every_edge(frames):
         assert np.array_equal(batch.positions[rows], item.positions)
         assert np.array_equal(batch.target_forces[rows], item.forces)
         assert np.all(batch.decoy[rows] == item.decoy)
-        assert np.all(batch.weight[rows] == (0.25 if item.decoy else 1.0))
+        assert np.all(batch.weight[rows] == item.weight)
         assert np.all(batch.system.graph_id[rows] == graph)
         assert np.array_equal(batch.system.species[rows], topologies[graph].species)
         inside = slice(edges, edges + item.n_edges)
@@ -130,14 +134,17 @@ def test_a_batch_holds_its_frames_with_every_edge(frames):
     assert not batch.neighbors.senders[edges:].any() and not batch.neighbors.receivers[edges:].any()
     assert not batch.system.bead_mask[start:].any() and np.all(batch.weight[start:] == 0)
     assert not batch.decoy[start:].any() and batch.system.graph_mask.sum() == 5
+    by_residue = np.linspace(0.5, 2.4, 20)
+    weighted = make_batch(made, topologies, budget, by_residue).weight
+    assert np.allclose(weighted, batch.weight * by_residue[batch.system.species], rtol=1e-6)
 
 
 def test_an_overfull_batch_raises(frames):
     made, topologies = items(frames, range(4))
     with pytest.raises(ValueError, match="edges do not fit"):
-        make_batch(made, topologies, Budget(60, 8, 12), 0.0)
+        make_batch(made, topologies, Budget(60, 8, 12))
     with pytest.raises(ValueError, match="beads"):
-        make_batch(made, topologies, Budget(8, 600, 12), 0.0)
+        make_batch(made, topologies, Budget(8, 600, 12))
 
 
 def test_budget(frames, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from cgrefine import energy
 from cgrefine.data.frames import frame_set
-from cgrefine.data.loader import Decoys, Reading, each, sweep, training_batches
+from cgrefine.data.loader import Decoys, Reading, Recipe, each, sweep, training_batches
 from cgrefine.data.packing import budget_for
 from cgrefine.energy import SumOfTerms
 from cgrefine.fm import loss
@@ -39,8 +39,8 @@ def test_rows_without_weight_may_hold_anything():
 def test_residual_is_target_minus_prior_and_zero_on_decoys():
     frames = frame_set([domain(6, 3, seed=1)], validation=False, cutoff_A=9.0)
     budget = budget_for([frames], 30, 1.05)
-    decoys = Decoys(fraction=1.0, noise_A=0.3, weight=0.25)
-    batch = next(each(training_batches(frames, budget, 0, 1, decoys, READING))).batch
+    recipe = Recipe(Decoys(fraction=1.0, noise_A=0.3, weight=0.25))
+    batch = next(each(training_batches(frames, budget, 0, 1, recipe, READING))).batch
     x = jnp.asarray(batch.positions)
     prior = energy.forces(PRIOR, PRIOR_PARAMS, x, batch.system, batch.neighbors)
     residual = np.asarray(loss.residual_forces(PRIOR, PRIOR_PARAMS, batch))
@@ -55,8 +55,8 @@ def test_matching_loss_vanishes_for_the_teacher():
     frames = frame_set([domain(6, 2, seed=2)], validation=False, cutoff_A=9.0)
     batch = next(each(sweep(frames, budget_for([frames], 12, 1.05), READING))).batch
     residual = loss.residual_forces(PRIOR, PRIOR_PARAMS, batch)
-    teacher = loss.matching_loss(RADIAL, {"height": jnp.asarray([6.0, -3.0])}, batch, residual)
-    nothing = loss.matching_loss(RADIAL, {"height": jnp.zeros(2)}, batch, residual)
+    teacher = loss.matching_sums(RADIAL, {"height": jnp.asarray([6.0, -3.0])}, batch, residual).mean
+    nothing = loss.matching_sums(RADIAL, {"height": jnp.zeros(2)}, batch, residual).mean
     assert float(teacher) < 1e-9 * float(nothing)
 
 
@@ -69,7 +69,7 @@ def test_joint_loss_by_hand():
     prior, scales = SumOfTerms(prior_terms(facts)), scaling(facts, fitted, 0.6)
     z = {"bond": {"k": jnp.asarray([2.0, 0.0]), "x0": jnp.zeros(2)}}
     params = {"network": {"height": jnp.asarray([5.0, 0.0])}, "priors": z}
-    value = loss.joint_loss(RADIAL, prior, scales, params, fitted, batch, 0.1)
+    value = loss.joint_sums(RADIAL, prior, scales, params, fitted, batch, 0.1).mean
     stiff = {"bond": {"k": 100.0 * jnp.exp(jnp.asarray([0.6, 0.0])), "x0": jnp.full(2, 3.8)}}
     both = SumOfTerms((*prior.terms, RADIAL))
     x = jnp.asarray(batch.positions)
@@ -77,3 +77,16 @@ def test_joint_loss_by_hand():
     error = loss.force_mse(found, batch.target_forces, batch.weight)
     square = loss.force_mse(jnp.zeros_like(found), batch.target_forces, batch.weight)
     assert float(value) == pytest.approx(float(error) + 0.1 * float(square) * 2.0**2 / 4, rel=1e-6)
+
+
+def test_huber_by_hand():
+    """Errors of length 3 and 5 at a width of 4: 9 and 2·5·4 - 16; without weight nothing, even NaN."""
+    predicted = jnp.asarray([[1.0, 2.0, 2.0], [3.0, 4.0, 0.0], [np.nan, 0, 0]])
+    weight = np.array([1.0, 2.0, 0.0])
+    found = loss.huber_squares(predicted, np.zeros((3, 3)), weight, 4.0)
+    assert float(found) == pytest.approx(9.0 + 2.0 * 24.0)
+    assert float(loss.huber_squares(predicted, np.zeros((3, 3)), weight, 1e3)) == pytest.approx(9.0 + 50.0)
+    slope = jax.grad(lambda x: loss.huber_squares(x, np.zeros((3, 3)), weight, 4.0))(predicted)
+    assert np.allclose(slope, [[2, 4, 4], [2 * 8 * 0.6, 2 * 8 * 0.8, 0], [0, 0, 0]])
+    still = jax.grad(lambda x: loss.huber_squares(x, np.zeros((1, 3)), np.ones(1), 4.0))(jnp.zeros((1, 3)))
+    assert np.all(still == 0.0)

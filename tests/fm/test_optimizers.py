@@ -10,6 +10,7 @@ import pytest
 
 from cgrefine.config.schema import OptimizerName, Train
 from cgrefine.fm import optimizers
+from cgrefine.fm.step import of_the_network
 
 RATE, DECAY, FAR = 0.02, 0.1, 1e9
 NAMED = {
@@ -29,13 +30,14 @@ def loss(params):
     return jnp.sum((y - jnp.asarray([1.0, -2.0, 0.5])) ** 2) + 0.01 * jnp.sum(x**4)
 
 
-def course(optimizer, steps) -> tuple[Any, list[float]]:
+def course(rule, steps) -> tuple[Any, list[float]]:
+    """Parameters and losses after so many updates by rule(step), whose state does not hold the rate."""
     rng = np.random.default_rng(0)
     params = {"matrix": jnp.asarray(rng.normal(size=(3, 3))), "vector": jnp.asarray(rng.normal(size=3))}
-    state, losses = optimizer.init(params), []
-    for _ in range(steps):
+    state, losses = rule(0).init(params), []
+    for step in range(steps):
         value, gradient = jax.value_and_grad(loss)(params)
-        updates, state = optimizer.update(gradient, state, params, value=value)
+        updates, state = rule(step).update(gradient, state, params, value=value)
         params = optax.apply_updates(params, updates)
         losses.append(float(value))
     return params, losses
@@ -45,37 +47,65 @@ def course(optimizer, steps) -> tuple[Any, list[float]]:
 def test_it_is_that_of_optax(name):
     """Five steps at a constant rate, without clipping; decoupled decay of all leaves where there is one."""
     decay = DECAY if name in DECAYED else 0.0
-    made = optimizers.optimizer(
-        name, lambda step: RATE, RATE, FAR, decay, lambda p: jax.tree.map(lambda _: True, p)
-    )
-    found, losses = course(made, 5)
-    expected, _ = course(optax.with_extra_args_support(NAMED[name]), 5)
+    made = optimizers.optimizer(name, RATE, FAR, decay, lambda p: jax.tree.map(lambda _: True, p))
+    found, losses = course(lambda step: made, 5)
+    expected, _ = course(lambda step: optax.with_extra_args_support(NAMED[name]), 5)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert np.allclose(a, b, rtol=1e-9, atol=1e-9)
     assert losses[-1] < losses[0]
 
 
-def test_the_rate_follows_its_schedule():
-    """A rate that is 0 after two steps: nothing moves from then on, whatever the rule."""
+@pytest.mark.parametrize("name", get_args(OptimizerName))
+def test_the_rate_may_change(name):
+    """A rate that is 0 after two steps, also when it is traced: nothing moves from then on."""
 
-    def ending(step):
-        return jnp.where(jnp.asarray(step) < 2, RATE, 0.0)
+    def rule(step):
+        return optimizers.optimizer(name, RATE if step < 2 else 0.0, FAR, 0.0)
 
-    for name in get_args(OptimizerName):
-        made = optimizers.optimizer(name, ending, RATE, FAR, 0.0)
-        two, more = course(made, 2)[0], course(made, 6)[0]
-        assert np.allclose(two["matrix"], more["matrix"], rtol=1e-12), name
+    two, more = course(rule, 2)[0], course(rule, 6)[0]
+    assert np.allclose(two["matrix"], more["matrix"], rtol=1e-12)
+    params = {"matrix": jnp.ones((2, 2))}
+    state = rule(0).init(params)
+
+    def moved(rate):
+        made = optimizers.optimizer(name, rate, FAR, 0.0)
+        return made.update(params, state, params, value=jnp.ones(()))[0]["matrix"]
+
+    assert np.allclose(jax.jit(moved)(RATE), moved(RATE), rtol=1e-12)
 
 
 def test_the_norm_is_clipped_before():
-    made = optimizers.optimizer("sgd", lambda step: 1.0, 1.0, 0.01, 0.0)
+    made = optimizers.optimizer("sgd", 1.0, 0.01, 0.0)
     params = {"matrix": jnp.ones((2, 2))}
     updates, _ = made.update({"matrix": 5.0 * jnp.ones((2, 2))}, made.init(params), params, value=1.0)
     assert float(optax.tree.norm(updates)) == pytest.approx(0.01 * 1.9)
+
+
+def test_updates_that_are_not_finite_are_skipped():
+    made = optimizers.optimizer("adabelief", 0.1, 1.0, 0.0)
+    params = {"matrix": jnp.ones((2, 2))}
+    begin = made.init(params)
+    updates, state = made.update({"matrix": jnp.full((2, 2), jnp.nan)}, begin, params, value=1.0)
+    assert np.all(updates["matrix"] == 0.0)
+    updates, _ = made.update({"matrix": jnp.ones((2, 2))}, state, params, value=1.0)
+    assert np.all(np.isfinite(updates["matrix"])) and np.all(updates["matrix"] != 0.0)
+
+
+def test_weight_decay_acts_on_matrices_of_the_network_alone():
+    """Without a gradient a decayed matrix shrinks by (1 - rate · decay); vectors and priors stay."""
+    params = {"matrix": jnp.ones((2, 2)), "vector": jnp.ones(2)}
+    made = optimizers.optimizer("adabelief", 0.1, 1.0, 0.5)
+    updates, _ = made.update(jax.tree.map(jnp.zeros_like, params), made.init(params), params)
+    assert np.allclose(updates["matrix"], -0.05) and np.all(updates["vector"] == 0.0)
+    both = {"network": {"w": jnp.ones((2, 2))}, "priors": {"repulsion": {"sigma": jnp.ones((2, 2))}}}
+    made = optimizers.optimizer("adabelief", 0.1, 1.0, 0.5, of_the_network)
+    updates, _ = made.update(jax.tree.map(jnp.zeros_like, both), made.init(both), both)
+    network, sigma = jax.tree.leaves(updates)
+    assert np.allclose(network, -0.05) and np.all(sigma == 0.0)
 
 
 def test_decay_where_there_is_no_place_for_it():
     with pytest.raises(ValueError, match=r"weight_decay 0\.1: fromage has none"):
         Train(epochs=1, optimizer="fromage", weight_decay=0.1)
     with pytest.raises(ValueError, match="polyak_sgd, which has none"):
-        optimizers.optimizer("polyak_sgd", lambda step: 1.0, 1.0, 1.0, 0.1)
+        optimizers.optimizer("polyak_sgd", 1.0, 1.0, 0.1)

@@ -8,21 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgrefine.config.schema import Loader, Train
+from cgrefine.config.schema import Loader, Optimisation, Train
 from cgrefine.data.frames import frame_set, mean_neighbors
-from cgrefine.data.loader import Reading, each, sweep
-from cgrefine.data.packing import budget_for, estimated_batches
 from cgrefine.energy import SumOfTerms
 from cgrefine.errors import InputError
-from cgrefine.fm import optimizers, snapshots
+from cgrefine.fm import checkpoints, optimizers, snapshots
 from cgrefine.fm.models.registry import network_term
 from cgrefine.fm.priors.parameters import scaling
 from cgrefine.fm.priors.terms import prior_terms
-from cgrefine.fm.train import FitState, fit, force_matching, of_the_network, on_host, parts, single
+from cgrefine.fm.train import Task, fit, on_host, parts, single
 from tests.fm.toy import CUTOFF, PRIOR, PRIOR_PARAMS, RADIAL, TEACHER, domain
 
 SETTINGS = Train(epochs=12, batch_beads=40, learning_rate=0.5, clip_norm=1e6, decoy_fraction=0.0)
-LOADER = Loader()
+LOADER = Loader(buffer_frames=16)
+
+
+def changed(settings=SETTINGS, **values):
+    return Train.model_validate({**settings.model_dump(), **values})
 
 
 @pytest.fixture(scope="module")
@@ -31,195 +33,269 @@ def sets():
     return [frame_set(domains, validation=v, cutoff_A=CUTOFF) for v in (False, True)]
 
 
-def trained(sets, settings=SETTINGS, network=RADIAL, start=None, prior=PRIOR, prior_params=PRIOR_PARAMS):
-    training, validation = sets
-    return list(fit(network, prior, prior_params, training, validation, settings, LOADER, start))
+@pytest.fixture(scope="module")
+def task(sets):
+    return Task(RADIAL, PRIOR, PRIOR_PARAMS, *sets)
+
+
+def trained(task, settings=SETTINGS, start=None, **options):
+    """The log, the last snapshot, and how many updates there were."""
+    updates = 0
+    for event in fit(task, settings, LOADER, start, **options):
+        updates += event.log is None
+        last = event
+    return last.progress.log, last.snapshot()
+
+
+def equal(one, other):
+    """Whether two trees hold the same bits."""
+    leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in leaves)
+
+
+def timeless(log):
+    """A log without the times."""
+    return [tuple(map(str, entry._replace(seconds=0.0, waiting=0.0))) for entry in log]
 
 
 @pytest.fixture(scope="module")
-def log(sets):
-    return trained(sets)
+def done(task):
+    return trained(task)
 
 
-def test_the_teacher_is_found(log):
+def test_the_teacher_is_found(done):
     """Noise-free forces of two Gaussians: heights 6 and -3 to a percent, error 1/1000 of the prior's."""
-    best = log[-1].snapshot
-    assert np.allclose(best.best_params["height"], TEACHER["height"], rtol=0.01)
-    errors = log[best.best_epoch].validation
+    log, last = done
+    assert np.allclose(last.best["height"], TEACHER["height"], rtol=0.01)
+    errors = log[last.progress.best_epoch].validation
     assert errors.model < 1e-3 * errors.prior
     assert errors.prior < errors.zero
-    assert best.best_mse == min(e.validation.model for e in log)
+    assert last.progress.best_mse == min(e.validation.model for e in log)
 
 
-def test_before_training_the_error_is_that_of_the_prior(log):
-    first = log[0]
-    assert first.epoch == 0 and first.steps == 0
+def test_before_training_the_error_is_that_of_the_prior(done):
+    first = done[0][0]
+    assert first.epoch == 0 and first.updates == 0
     assert first.validation.model == pytest.approx(first.validation.prior, rel=1e-6)
 
 
-def test_each_frame_is_seen_once_an_epoch(log, sets):
-    """54 frames of 6, 9 or 14 beads: the estimate that the learning rate is made for is right to a step."""
-    expected = estimated_batches(sets[0], budget_for(sets, 40, LOADER.edge_headroom), 0.0, 256)
-    assert [e.steps for e in log[1:]] == pytest.approx([expected] * 12, abs=1)
+def test_an_epoch_is_about_once_through_the_frames(done):
+    """18 frames each of 6, 9 and 14 beads are 522 beads: 13 or 14 batches of 40, 12 epochs alike."""
+    log, last = done
+    assert {e.updates for e in log[1:]} <= {13, 14, 15} and len({e.updates for e in log[1:]}) == 1
+    assert int(last.state.updates) == sum(e.updates for e in log)
     assert all(0.5 < e.slots_used <= 1.0 for e in log[1:])
 
 
-def test_compiled_once(sets):
-    """The network is traced for training and for validation, and never again in later epochs."""
+def test_compiled_once(task):
+    """The network is traced for validation and for training, and never again in later epochs."""
     traces = []
 
     def counted(*arguments):
         traces.append(1)
         return RADIAL.edge_energy(*arguments)
 
-    network = replace(RADIAL, edge_energy=counted)
     counts = []
-    for entry in fit(
-        network, PRIOR, PRIOR_PARAMS, sets[0], sets[1], SETTINGS.model_copy(update={"epochs": 3}), LOADER
-    ):
-        assert entry.epoch <= 3
-        counts.append(len(traces))
+    for event in fit(replace(task, network=replace(RADIAL, edge_energy=counted)), changed(epochs=3), LOADER):
+        if event.log is not None:
+            counts.append(len(traces))
     assert counts == [1, 2, 2, 2]
 
 
-def test_resumed_training_gives_the_same_numbers(sets, log, tmp_path):
-    """Stopped after epoch 5, read back from disk, and continued: bit for bit the uninterrupted run."""
-    with snapshots.snapshots(tmp_path / "checkpoints", keep=2) as manager:
-        for entry in log[3:6]:
-            snapshots.write(manager, entry.snapshot)
-        assert sorted(manager.all_steps()) == [4, 5]
-    start = snapshots.newest(tmp_path / "checkpoints", like=log[0].snapshot)
-    assert start is not None and start.epoch == 5 and start.seed == SETTINGS.seed
-    again = trained(sets, start=start)
-    assert [e.epoch for e in again] == list(range(6, 13))
-    for one, other in zip(again, log[6:], strict=True):
-        assert one.train_loss == other.train_loss and one.validation == other.validation
-    for one, other in zip(
-        jax.tree.leaves(again[-1].snapshot), jax.tree.leaves(log[-1].snapshot), strict=True
-    ):
-        assert np.array_equal(one, other)
+STAGES = changed(
+    batch_beads=80,
+    epochs=2,
+    ema_decay=0.9,
+    decoy_fraction=0.2,
+    then=[
+        {"epochs": 1, "optimizer": "adam", "learning_rate": 0.05, "schedule": "constant"},
+        {"epochs": 1, "optimizer": "sgd", "learning_rate": 1e-3, "schedule": "plateau", "plateau_epochs": 1},
+    ],
+)
 
 
-def test_a_snapshot_of_another_model_is_refused(log, tmp_path):
-    with snapshots.snapshots(tmp_path, keep=1) as manager:
-        snapshots.write(manager, log[-1].snapshot)
-    like = log[0].snapshot
-    other = like._replace(best_params={"depth": np.zeros(3, np.float32)})
-    with pytest.raises(InputError, match="no snapshot of this model"):
-        snapshots.newest(tmp_path, like=other)
-    assert snapshots.newest(tmp_path / "absent", like=like) is None
+@pytest.fixture(scope="module")
+def staged(task, tmp_path_factory):
+    """A run with a checkpoint after every update: the log, the last snapshot, the batches, the folder."""
+    folder, kept = tmp_path_factory.mktemp("staged"), {}
+    with snapshots.snapshots(folder, keep=1000) as manager:
+        for event in fit(task, STAGES, LOADER):
+            if event.progress.updates % 4 == 1 or event.log is not None:
+                snapshot = event.snapshot()
+                kept[int(snapshot.state.updates)] = snapshot.progress
+                checkpoints.write(manager, snapshot, "this")
+            last = event
+        final = last.snapshot()
+    return last.progress.log, final, kept, folder
+
+
+def test_stages_follow_one_another(staged):
+    log, last, _, _ = staged
+    assert [e.stage for e in log] == [0, 0, 0, 1, 2]
+    assert [e.epoch for e in log] == list(range(5))
+    assert log[3].learning_rate == pytest.approx(0.05) and log[4].learning_rate <= 1e-3
+    assert last.progress.stage == 3 and int(last.state.step) == log[1].updates
+
+
+def test_resumed_anywhere_gives_the_same_numbers(task, staged, tmp_path):
+    """From a checkpoint in the middle of each stage and at each boundary: bit for bit the uninterrupted run.
+
+    Parameters, average, state of the optimiser, log, and where the streams of batches are.
+    """
+    log, last, kept, folder = staged
+    per_epoch = log[1].updates
+    picked = [1, 2 * per_epoch, 3 * per_epoch + 1]
+    for updates in picked:
+        chosen = tmp_path / str(updates)
+        chosen.mkdir()
+        (chosen / str(updates)).symlink_to(folder / str(updates))
+        start = checkpoints.found(chosen, task, STAGES, "this")
+        assert start is not None and str(start.progress) == str(kept[updates])
+        again, end = trained(task, STAGES, start)
+        assert timeless(again) == timeless(log)
+        assert equal(end.state, last.state) and equal(end.best, last.best)
+        assert end.progress.lanes == last.progress.lanes
+
+
+def test_a_finished_run_has_nothing_to_do(task, staged):
+    assert list(fit(task, STAGES, LOADER, staged[1])) == []
+
+
+def test_snapshots_of_other_work_are_left_alone(task, staged, tmp_path):
+    assert checkpoints.found(staged[3], task, STAGES, "other") is None
+    assert checkpoints.found(tmp_path / "absent", task, STAGES, "this") is None
+
+
+def test_a_damaged_snapshot_is_named(task, staged, tmp_path):
+    """Another shape of parameters, and a changed number: both refused, with what to do."""
+    other = replace(task, network=replace(RADIAL, init=lambda key: {"depth": jnp.zeros(3)}))
+    with pytest.raises(InputError, match=r"is no snapshot of this fit .* --resume never"):
+        checkpoints.found(staged[3], other, STAGES, "this")
+    with snapshots.snapshots(tmp_path / "c", keep=1) as manager:
+        checkpoints.write(manager, staged[1], "this")
+    facts = next((tmp_path / "c").glob("*/facts/metadata"))
+    text = facts.read_text()
+    facts.write_text(text.replace('"sha256": "', '"sha256": "0'))
+    with pytest.raises(InputError, match="damaged, its hash differs"):
+        checkpoints.found(tmp_path / "c", task, STAGES, "this")
+
+
+def test_an_end_is_asked_for(task):
+    """The run ends two updates after the question is answered with yes, and goes on from there."""
+    asked = []
+
+    def stopping():
+        asked.append(1)
+        return len(asked) >= 20
+
+    events = list(fit(task, changed(epochs=3), LOADER, stopping=stopping))
+    last = events[-1]
+    assert last.stopped and last.log is None and not any(e.stopped for e in events[:-1])
+    start = last.snapshot()
+    assert int(start.state.updates) == 21
+    _, end = trained(task, changed(epochs=3), start)
+    _, whole = trained(task, changed(epochs=3))
+    assert equal(end.state, whole.state)
+
+
+def test_the_average_of_parameters_by_hand(task):
+    """Each update: a ← d a + (1-d) θ with d = min(0.9, (1+n)/(10+n)); the average is what is validated."""
+    settings = changed(epochs=1, ema_decay=0.9)
+    average, n = None, 0
+    for event in fit(task, settings, LOADER):
+        state = event.snapshot().state
+        if average is None:
+            average = np.asarray(state.params["height"], np.float64)
+            continue
+        d = min(0.9, (1 + n) / (10 + n))
+        average = d * average + (1 - d) * state.params["height"]
+        n += 1
+        assert np.allclose(state.average["height"], average, rtol=1e-5)
+    assert not np.allclose(average, state.params["height"], rtol=1e-3)
+    best = event.snapshot()
+    assert np.array_equal(best.best["height"], best.state.average["height"])
+
+
+def test_a_plateau_lowers_the_rate(task):
+    """At a rate of almost 0 nothing improves: halved after every second epoch from the first on."""
+    settings = changed(
+        epochs=7, schedule="plateau", plateau_epochs=2, warmup_fraction=0.0, learning_rate=1e-12
+    )
+    log, _ = trained(replace(task, network=frozen()), settings)
+    rates = np.array([e.learning_rate for e in log[1:]]) / 1e-12
+    assert np.allclose(rates, [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125])
+
+
+def frozen():
+    """A network whose energy does not depend on its parameters."""
+
+    def energy(params, *rest):
+        return 0.0 * RADIAL.edge_energy(params, *rest)
+
+    return replace(RADIAL, edge_energy=energy)
+
+
+def test_early_stopping_ends_the_stage(task):
+    settings = changed(epochs=9, early_stop_epochs=2, then=[{"epochs": 1}])
+    log, last = trained(replace(task, network=frozen()), settings)
+    assert [e.stage for e in log] == [0, 0, 0, 1] and last.progress.best_epoch == 0
 
 
 BOND_FACTS = {"terms": [{"name": "bond", "kind": "bond", "form": "harmonic", "classes": "global"}]}
 WRONG_BOND = {"bond": {"k": np.array([60.0, 60.0]), "x0": np.array([3.83, 2.95])}}
-JOINT = SETTINGS.model_copy(
-    update={"train_priors": True, "prior_penalty": 1e-4, "learning_rate": 0.3, "epochs": 16}
-)
-
-
-def jointly(sets, settings=JOINT, start=None, prior_params=WRONG_BOND):
-    prior = SumOfTerms(prior_terms(BOND_FACTS))
-    scales = scaling(BOND_FACTS, prior_params, 0.6)
-    training, validation = sets
-    log = list(fit(RADIAL, prior, prior_params, training, validation, settings, LOADER, start, scales))
-    return log, scales
+JOINT = changed(train_priors=True, prior_penalty=1e-4, learning_rate=0.3, epochs=16)
 
 
 @pytest.fixture(scope="module")
-def joint(sets):
-    return jointly(sets)
+def joint_task(task):
+    prior = SumOfTerms(prior_terms(BOND_FACTS))
+    scales = scaling(BOND_FACTS, WRONG_BOND, 0.6)
+    return replace(task, prior=prior, prior_params=WRONG_BOND, scaling=scales)
 
 
-def test_priors_are_trained_along(sets, joint):
+@pytest.fixture(scope="module")
+def joint(joint_task):
+    return trained(joint_task, JOINT)
+
+
+def test_priors_are_trained_along(joint_task, joint):
     """A prior of k 60, x0 3.83 is brought to the teacher's 100 and 3.8, and the network to its own."""
-    log, scales = joint
-    best = log[-1].snapshot
-    network, priors = parts(best.best_params, single(WRONG_BOND), scales)
+    log, last = joint
+    network, priors = parts(last.best, single(WRONG_BOND), joint_task.scaling)
     assert np.allclose(priors["bond"]["k"][0], 100.0, rtol=0.02)
     assert np.allclose(priors["bond"]["x0"][0], 3.8, atol=0.002)
     assert np.array_equal(priors["bond"]["k"][1], np.float32(60.0)), "there is no cis bond"
     assert np.allclose(network["height"], TEACHER["height"], rtol=0.05)
-    assert log[best.best_epoch].validation.prior < 0.9 * log[0].validation.prior
-    assert best.best_mse < 1e-2 * log[best.best_epoch].validation.prior
+    best = log[last.progress.best_epoch].validation
+    assert best.prior < 0.9 * log[0].validation.prior
+    assert last.progress.best_mse < 1e-2 * best.prior
 
 
-def test_the_penalty_holds_the_priors(sets, joint):
+def test_the_penalty_holds_the_priors(joint_task, joint):
     """No deviation of 0.05 at a penalty of 1e4, where a weak one lets them go further than 1."""
-    log, _ = jointly(
-        sets, JOINT.model_copy(update={"prior_penalty": 1e4, "learning_rate": 1e-2, "epochs": 4})
-    )
-    for moved in jax.tree.leaves(log[-1].snapshot.state.params["priors"]):
+    _, held = trained(joint_task, changed(JOINT, prior_penalty=1e4, learning_rate=1e-2, epochs=4))
+    for moved in jax.tree.leaves(held.state.params["priors"]):
         assert np.all(np.abs(moved) < 0.05)
-    free = jax.tree.leaves(joint[0][-1].snapshot.state.params["priors"])
+    free = jax.tree.leaves(joint[1].state.params["priors"])
     assert max(float(np.abs(moved).max()) for moved in free) > 1.0
 
 
-def test_resumed_training_of_priors_gives_the_same_numbers(sets, joint, tmp_path):
-    log, _ = joint
-    with snapshots.snapshots(tmp_path / "checkpoints", keep=1) as manager:
-        snapshots.write(manager, log[6].snapshot)
-    start = snapshots.newest(tmp_path / "checkpoints", like=log[0].snapshot)
-    assert start is not None and start.epoch == 6
-    again, _ = jointly(sets, start=start)
-    for one, other in zip(again, log[7:], strict=True):
-        assert one.train_loss == other.train_loss and one.validation == other.validation
-    for one, other in zip(
-        jax.tree.leaves(again[-1].snapshot), jax.tree.leaves(log[-1].snapshot), strict=True
-    ):
-        assert np.array_equal(one, other)
-
-
-def test_without_priors_their_error_is_that_of_no_model(sets):
-    few = SETTINGS.model_copy(update={"epochs": 2})
-    for entry in trained(sets, few, prior=SumOfTerms(()), prior_params={}):
+def test_without_priors_their_error_is_that_of_no_model(task):
+    alone = replace(task, prior=SumOfTerms(()), prior_params={})
+    for entry in trained(alone, changed(epochs=2))[0]:
         assert entry.validation.prior == entry.validation.zero
 
 
-def test_priors_do_not_decay():
-    optimizer = optimizers.optimizer("adabelief", lambda count: 0.1, 0.1, 1.0, 0.5, of_the_network)
-    params = {"network": {"w": jnp.ones((2, 2))}, "priors": {"repulsion": {"sigma": jnp.ones((2, 2))}}}
-    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
-    network, sigma = jax.tree.leaves(updates)
-    assert np.allclose(network, -0.05) and np.all(sigma == 0.0)
-
-
-def test_updates_that_are_not_finite_are_skipped_and_counted(sets):
-    frames = sets[0]
-    budget = budget_for(sets, 40, LOADER.edge_headroom)
-    batch = next(each(sweep(frames, budget, Reading(16, 1, 0)))).batch
-    broken = batch._replace(target_forces=np.full_like(batch.target_forces, np.nan))
-    optimizer = optimizers.optimizer("adabelief", optimizers.schedule(0.1, 10, 0.0), 0.1, 10.0, 0.0)
-    init, step = force_matching(RADIAL, PRIOR, optimizer)
-    start: FitState = init(single({"height": jnp.ones(2)}))
-    advance = jax.jit(step)
-    state, info = advance(start, broken, single(PRIOR_PARAMS))
-    assert not np.isfinite(info.loss)
-    assert optimizers.skipped(state.opt_state) == 1
-    assert np.array_equal(state.params["height"], start.params["height"])
-    state, info = advance(state, batch, single(PRIOR_PARAMS))
-    assert np.isfinite(info.loss) and optimizers.skipped(state.opt_state) == 1
-    assert not np.array_equal(state.params["height"], start.params["height"])
-
-
-def test_schedule_warms_up_and_decays():
-    rate = optimizers.schedule(1e-2, 100, 0.1)
+def test_schedules():
+    one = Optimisation(epochs=1, learning_rate=1e-2, warmup_fraction=0.1, final_fraction=0.01)
+    rate = optimizers.schedule(one, 100)
     values = [float(np.asarray(rate(k))) for k in range(101)]
     assert values[0] == pytest.approx(1e-3) and max(values) == pytest.approx(values[10]) == pytest.approx(
         1e-2
     )
     assert values[-1] == pytest.approx(1e-4) and all(a >= b for a, b in pairwise(values[10:]))
-
-
-def test_weight_decay_acts_on_matrices_alone():
-    """Without a gradient a decayed matrix shrinks by (1 - rate · decay), a vector stays."""
-    optimizer = optimizers.optimizer("adabelief", lambda count: 0.1, 0.1, 1.0, 0.5)
-    params = {"matrix": jnp.ones((2, 2)), "vector": jnp.ones(2)}
-    zero = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = optimizer.update(zero, optimizer.init(params), params)
-    assert all(
-        np.allclose(update, expected)
-        for update, expected in zip(jax.tree.leaves(updates), (-0.05, 0.0), strict=True)
-    )
+    flat = optimizers.schedule(one.model_copy(update={"schedule": "constant"}), 100)
+    assert [float(np.asarray(flat(k))) for k in (0, 10, 100)] == pytest.approx([1e-3, 1e-2, 1e-2])
 
 
 def test_host_copies_do_not_follow_donated_buffers():
@@ -229,20 +305,59 @@ def test_host_copies_do_not_follow_donated_buffers():
     assert np.array_equal(kept["a"], [0, 1, 2]) and np.array_equal(moved["a"], [1, 2, 3])
 
 
-def test_a_domain_longer_than_a_batch_is_refused(sets):
+def test_a_domain_longer_than_a_batch_is_refused(task):
     with pytest.raises(InputError, match=r"train.batch_beads = 10 .* longest domain \(14 residues\)"):
-        trained(sets, SETTINGS.model_copy(update={"batch_beads": 10}))
+        trained(task, changed(batch_beads=10))
 
 
-def test_allegro_learns_in_single_precision(sets):
+def test_more_batches_than_frames_are_refused(task):
+    with pytest.raises(InputError, match="54 training frames cannot fill 60 batches an update"):
+        trained(task, changed(batches_per_update=60))
+
+
+def test_an_exploding_rate_ends_with_advice(task):
+    """Steps of 1e6 in heights of order 1: the first epoch's error is past all bounds."""
+    with pytest.raises(InputError, match=r"training has diverged .* Lower learning_rate \(now 1e\+06\)"):
+        trained(task, changed(learning_rate=1e6, optimizer="sgd", schedule="constant", warmup_fraction=0.0))
+
+
+def test_updates_without_a_gradient_end_with_advice(task):
+    def broken(params, *rest):
+        return jnp.nan * RADIAL.edge_energy(params, *rest)
+
+    with pytest.raises(InputError, match=r"none of the \d+ updates of epoch 1 had a finite gradient"):
+        trained(replace(task, network=replace(RADIAL, edge_energy=broken)), changed(epochs=1))
+
+
+def test_frames_without_finite_forces_are_counted(sets, task):
+    """One of 54 frames with a NaN: left out of every update, and told."""
+    forces = np.array(sets[0].domains[0].forces)
+    _, frame = sets[0].each_once.where(0)
+    forces[frame, 1, 2] = np.nan
+    broken = replace(sets[0], domains=(replace(sets[0].domains[0], forces=forces), *sets[0].domains[1:]))
+    log, last = trained(replace(task, training=broken), changed(epochs=2))
+    assert all(e.skipped == 0 for e in log)
+    assert np.mean([e.unusable for e in log[1:]]) == pytest.approx(6 / 522, rel=0.6)
+    assert np.isfinite(last.progress.best_mse)
+
+
+def test_one_frame_is_fitted(sets, task):
+    """Overfit: one frame of one protein, to a force error of 1/1000."""
+    one = frame_set(sets[0].domains[:1], validation=False, cutoff_A=CUTOFF, stride=100)
+    assert len(one) == 1
+    log, _ = trained(replace(task, training=one, validation=one), changed(epochs=150))
+    assert log[-1].validation.model < 1e-3 * log[0].validation.model
+
+
+def test_allegro_learns_in_single_precision(sets, task):
     """Smoke: parameters stay float32, and a few epochs lower the error of the prior by half."""
     facts = {
         "name": "allegro", "cutoff_A": CUTOFF, "channels": 4, "hidden": 16, "layers": 1, "l_max": 0,
         "n_bessel": 8, "envelope_p": 6, "parity": "o3",
         "avg_neighbors": mean_neighbors(sets[0], CUTOFF),
     }  # fmt: skip
-    settings = SETTINGS.model_copy(update={"learning_rate": 2e-2, "epochs": 8, "decoy_fraction": 0.1})
-    log = trained(sets, settings, network_term(facts))
-    assert {leaf.dtype for leaf in jax.tree.leaves(log[-1].snapshot.best_params)} == {np.dtype("float32")}
-    assert log[-1].snapshot.best_mse < 0.5 * log[0].validation.prior
-    assert log[-1].skipped == 0
+    settings = changed(learning_rate=2e-2, epochs=8, decoy_fraction=0.1)
+    log, last = trained(replace(task, network=network_term(facts)), settings)
+    assert {leaf.dtype for leaf in jax.tree.leaves(last.best)} == {np.dtype("float32")}
+    assert last.progress.best_mse < 0.5 * log[0].validation.prior
+    assert all(e.skipped == 0 for e in log)

@@ -5,7 +5,7 @@ last ones empty, and scans over them; sums are joined over all devices of all pr
 depend on the number of devices, but for rounding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,19 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt32
 
 from cgrefine import energy
 from cgrefine.data.frames import FrameSet, Pieces
 from cgrefine.data.loader import Reading, each, sweep
-from cgrefine.data.packing import Batch, budget_for
+from cgrefine.data.packing import Batch, budget_for, slim
 from cgrefine.energy import Params, SumOfTerms
+from cgrefine.errors import InputError
 from cgrefine.fm import loss
+from cgrefine.fm.devices import AXIS, EVERYWHERE, SHARED, on_all, shared_out
 from cgrefine.neighbors import Neighbors
-
-AXIS = "devices"
-EVERYWHERE, SHARED = PartitionSpec(), PartitionSpec(AXIS)
 
 BATCH_BEADS = 8192
 """Beads of a batch at most, unless one chain is longer."""
@@ -34,6 +33,9 @@ BATCH_BEADS = 8192
 EDGE_HEADROOM = 1.05
 PROBES = 8
 """Draws for the curvature; 16 made LBFGS no faster on the embedded sample, and 4 cost it a fifth."""
+
+READS = (EVERYWHERE, SHARED)
+"""Parameters, and the batches of a device."""
 
 READING = Reading(buffer_frames=256, prefetch=4, workers=0)
 
@@ -47,11 +49,6 @@ class FullBatch(NamedTuple):
     batches: Batch
     squares: Array
     components: Array
-
-
-def mesh_of(devices: Sequence[Any] | None = None) -> Mesh:
-    """A line of devices, by default all of all processes."""
-    return Mesh(np.asarray(jax.devices() if devices is None else devices), (AXIS,))
 
 
 def thinned(frames: FrameSet, most: int) -> FrameSet:
@@ -70,14 +67,17 @@ def gathered(frames: FrameSet, fixed: SumOfTerms, fixed_params: Params, edges: b
     """The frames on the devices, with the forces of the fixed terms subtracted from their target forces.
 
     edges: whether pairs are kept for the terms that are fitted; bonded terms need none. Raises InputError
-    when there is no frame.
+    when there is no frame, and on forces that are not finite.
     """
     longest = max((d.n_beads for d in frames.domains), default=0)
     beads = max(longest, min(BATCH_BEADS, -(-frames.total_beads // mesh.size)))
     budget = budget_for([frames], beads, EDGE_HEADROOM)
     mine = READING._replace(share=(jax.process_index(), jax.process_count()))
-    batches = [_slim(batch) for _, batch in each(sweep(frames, budget, mine))]
+    batches = [slim(batch) for _, batch in each(sweep(frames, budget, mine))]
 
+    unusable = sum(int((batch.system.bead_mask & (batch.weight == 0)).sum()) for batch in batches)
+    if unusable:
+        raise InputError(f"priors.refit: {unusable} beads are in frames with a force that is not finite")
     stacked = _shared_out(batches, mesh)
     left, squares, components = _residual(fixed, mesh, fixed_params, stacked)
     listed = stacked.neighbors if edges else jax.jit(_no_edges)(stacked.neighbors)
@@ -101,7 +101,7 @@ def _residual(fixed: SumOfTerms, mesh: Mesh, params: Params, batches: Batch) -> 
         squares, components = jax.lax.psum(sums, AXIS)
         return left, squares, components
 
-    return _on_all(on_device, mesh, (SHARED, EVERYWHERE, EVERYWHERE))(params, batches)
+    return on_all(on_device, mesh, READS, (SHARED, EVERYWHERE, EVERYWHERE))(params, batches)
 
 
 def _no_edges(listed: Neighbors) -> Neighbors:
@@ -135,7 +135,7 @@ def _misfit_and_gradient(
         zero = (jnp.zeros((), dtype), jax.tree.map(jnp.zeros_like, params))
         return jax.lax.psum(jax.lax.scan(body, zero, batches)[0], AXIS)
 
-    sums = _on_all(on_device, mesh, EVERYWHERE)(params, full.batches)
+    sums = on_all(on_device, mesh, READS, EVERYWHERE)(params, full.batches)
     return jax.tree.map(lambda leaf: leaf / full.squares, sums)
 
 
@@ -175,7 +175,7 @@ def curvature(
 
         return jax.lax.psum(jax.lax.scan(body, jax.tree.map(jnp.zeros_like, z), batches)[0], AXIS)
 
-    sums = _on_all(on_device, mesh, EVERYWHERE)(z, full.batches)
+    sums = on_all(on_device, mesh, READS, EVERYWHERE)(z, full.batches)
     return jax.tree.map(lambda leaf: leaf / full.squares, sums)
 
 
@@ -196,18 +196,6 @@ def _mixed(bits: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
     return bits ^ (bits >> 16)
 
 
-def _on_all(function: Callable[..., Any], mesh: Mesh, outputs: Any) -> Callable[[Params, Batch], Any]:
-    """function(params, batches of a device) on every device, each with its own batches."""
-    return jax.shard_map(
-        function, mesh=mesh, in_specs=(EVERYWHERE, SHARED), out_specs=outputs, check_vma=False
-    )
-
-
-def _slim(batch: Batch) -> Batch:
-    """Without the masses, which no energy reads."""
-    return batch._replace(system=batch.system._replace(mass=np.zeros(0, np.float32)))
-
-
 def _shared_out(batches: list[Batch], mesh: Mesh) -> Batch:
     """All batches of all processes as arrays over the mesh; empty batches make their number even."""
     local, processes = len(mesh.local_devices), jax.process_count()
@@ -219,6 +207,4 @@ def _shared_out(batches: list[Batch], mesh: Mesh) -> Batch:
         raise ValueError(f"process {jax.process_index()} has no frame: there are fewer than {processes}")
     empty = jax.tree.map(np.zeros_like, batches[0])
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches, *[empty] * (count - len(batches)))
-    sharding = NamedSharding(mesh, SHARED)
-    place = partial(jax.make_array_from_process_local_data, sharding)
-    return jax.tree.map(lambda leaf: place(leaf, (processes * leaf.shape[0], *leaf.shape[1:])), stacked)
+    return shared_out(stacked, mesh)

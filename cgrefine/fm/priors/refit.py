@@ -31,6 +31,7 @@ from cgrefine.data.store import Domain
 from cgrefine.energy import Params, SumOfTerms
 from cgrefine.errors import InputError
 from cgrefine.fm import snapshots
+from cgrefine.fm.devices import mesh_of
 from cgrefine.fm.priors import full_batch, parameters
 from cgrefine.fm.priors.full_batch import FullBatch
 from cgrefine.fm.priors.parameters import Scaling
@@ -156,11 +157,12 @@ def refit(
     there, without frames, and when the snapshots are of another fit.
     """
     frames = chosen_frames(facts, domains, settings.max_frames, temperature_K)
-    problem = posed(facts, params, frames, settings, temperature_K, full_batch.mesh_of(devices))
+    problem = posed(facts, params, frames, settings, temperature_K, mesh_of(devices))
     start = begun(problem, settings)
     if folder is None:
         return _ended(problem, [start, *descent(problem, settings, start)], settings, len(frames))
-    found = snapshots.newest(folder, like=start)
+    kept = snapshots.newest(folder, like=lambda facts: start)
+    found = None if kept is None else kept[0]
     if found is not None and not np.allclose(found.problem, start.problem, rtol=1e-8, atol=0.0):
         raise InputError(f"{folder}: its snapshots are of another refit (penalty, frames or start differ)")
     course = [start if found is None else found]
@@ -168,7 +170,7 @@ def refit(
         for snapshot in descent(problem, settings, course[0]):
             course = [course[-1], snapshot]
             if snapshot.iteration % SNAPSHOT_EVERY == 0:
-                snapshots.put(manager, snapshot.iteration, snapshot)
+                snapshots.put(manager, snapshot.iteration, snapshot, {})
     return _ended(problem, course, settings, len(frames))
 
 
