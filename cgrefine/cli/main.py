@@ -191,6 +191,31 @@ def ablate(
 
 
 @app.command(
+    epilog="Input: a config with model and train; OUT/prepare/ and OUT/priors/. Output: OUT/scaling/ with "
+    "scaling.json, scaling.png and report.html; runs on other numbers of devices add to it. "
+    "Example: cgrefine scaling configs/quickstart.yaml --out runs/quickstart"
+)
+def scaling(
+    config: ConfigFile,
+    out: Out,
+    overrides: Overrides = None,
+    updates: Annotated[int, typer.Option("--updates", min=3, help="measured, for each number")] = 20,
+    distributed: Distributed = None,
+    processes: Processes = None,
+    process: Process = None,
+    quiet: Quiet = False,
+) -> None:
+    """Time a training update on 1, 2, 4, ... devices, and fit the laws of Amdahl and Gustafson."""
+    from cgrefine.cli.console import Console
+    from cgrefine.cli.scaling import measure
+    from cgrefine.cli.train_options import joined
+    from cgrefine.config import load_config
+
+    first = joined(distributed, processes, process)
+    measure(load_config(config, overrides or ()), out, Console(quiet or not first), updates)
+
+
+@app.command(
     epilog="Input: none. Output: three mdCATH HDF5 files in DIRECTORY. Example: cgrefine sample my_sample"
 )
 def sample(
