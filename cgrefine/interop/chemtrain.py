@@ -88,7 +88,7 @@ def energy_fn_template(
                 raise ValueError("energy_fn has no species: give them, or the template a topology")
             chain = _system(**arrays)
             x = jnp.asarray(position) * to_A
-            edges = _neighbors(neighbor, x, chain.bead_mask, model.cutoff_A)
+            edges = _neighbors(neighbor, x, jnp.asarray(chain.bead_mask), model.cutoff_A)
             # a product, not a choice: the forces have to become NaN as well
             doubt = jnp.where(edges.overflow, jnp.nan, 1.0).astype(x.dtype)
             return total(model, params, x, chain, edges) * doubt * from_kcal_mol

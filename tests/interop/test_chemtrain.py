@@ -69,7 +69,7 @@ def lists(cutoff, form, capacity):
     """jax-md's lists in free space; as long as can be (few compilations) unless a capacity is given."""
     displacement, _ = space.free()
     return partition.neighbor_list(
-        displacement, np.ones(3), cutoff, 0.1 * cutoff, capacity,
+        displacement, jnp.ones(3), cutoff, 0.1 * cutoff, capacity,
         disable_cell_list=True, format=getattr(partition.NeighborListFormat, form),
     )  # fmt: skip
 
