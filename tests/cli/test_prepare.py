@@ -294,7 +294,11 @@ def test_beads_beside_atoms(raw, beads, tmp_path):
     assert both["domains"] == 4 and both["domains_coarse"] == 2 and both["frames"] == alone["frames"] + 48
     for key in ("force_map_ratio", "force_mean_square_basic", "force_map_held_out_frames"):
         assert both[key] == alone[key]
-    prepare(raw, tmp_path / "pooled", {"kind": "pooled"}, coarse=beads, split={"by": "replica"})
+    pooled = []
+    for name, coarse in (("with", beads), ("without", [])):
+        prepare(raw, tmp_path / name, {"kind": "pooled"}, coarse=coarse, split={"by": "replica"})
+        pooled.append((tmp_path / name / "prepare" / "pooled_map.json").read_bytes())
+    assert pooled[0] == pooled[1]
 
 
 def test_pickled_names_stop_the_stage_with_advice(beads, tmp_path):

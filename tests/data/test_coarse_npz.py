@@ -93,11 +93,13 @@ def test_nm_and_kj(tmp_path):
 
 def test_without_protein_id_a_protein_is_a_chain(tmp_path):
     """Numbers in order of appearance; the names are those of the file."""
-    section = coarse(written(tmp_path / "set.npz", protein_id=None, resid=None))
+    a = arrays()
+    later = {key: a[key][1:] for key in ("R", "F", "species", "mask")}
+    section = coarse(written(tmp_path / "set.npz", **later, protein_id=None, resid=None))
     assert protein_names(section) == ("set-0", "set-1")
-    domain = read_coarse(section, "set-1")
+    domain = read_coarse(section, "set-0")
     assert tuple(domain.atoms.resname) == CHAINS[1] and domain.atoms.resid.tolist() == [1, 2, 3]
-    assert np.array_equal(frames(domain)[1], arrays()["R"][1:8:2, :3])
+    assert np.array_equal(frames(domain)[1], a["R"][1:8:2, :3])
 
 
 @pytest.mark.parametrize("key", ["species", "Z"])
