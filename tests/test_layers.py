@@ -1,4 +1,6 @@
-"""Imports run one way: foundation ← data, observables, sim ← fm, boltzmann, export ← report ← cli."""
+"""Imports run one way: foundation ← data, observables, sim ← fm, boltzmann, export ← report, interop ← cli.
+
+`interop` reads `fm`."""
 
 import ast
 from pathlib import Path
@@ -20,8 +22,10 @@ ALLOWED = {
     "fm": FOUNDATION | {"fm", "data"},
     "boltzmann": FOUNDATION | {"boltzmann", "sim", "observables"},
     "export": FOUNDATION | {"export"},
+    "interop": FOUNDATION | {"interop", "fm"},
     "report": FOUNDATION | {"report"},
-    "cli": FOUNDATION | {"cli", "data", "observables", "sim", "fm", "boltzmann", "export", "report"},
+    "cli": FOUNDATION
+    | {"cli", "data", "observables", "sim", "fm", "boltzmann", "export", "interop", "report"},
 }
 
 

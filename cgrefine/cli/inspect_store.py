@@ -6,7 +6,7 @@ from pathlib import Path
 from cgrefine.artifacts import read_json
 from cgrefine.cli.console import Console
 from cgrefine.cli.inspect_figures import force_table, forces_figure, lengths_figure, sequence_line
-from cgrefine.cli.prepare_report import map_kind, split_text
+from cgrefine.cli.prepare_report import given_text, is_given, map_kind, split_text
 from cgrefine.config.schema import Config, ForceMap, Split
 from cgrefine.data.force_statistics import ForceSums, sums_init, sums_step
 from cgrefine.data.store import Dataset
@@ -83,6 +83,8 @@ def _facts(dataset: Dataset, verified: bool) -> str:
         text += f"\nValidation: {split_text(Split.model_validate(split))}"
     if force_map is not None:
         text += f"\nForces: {map_kind(ForceMap.model_validate(force_map))}."
+    if given := sum(is_given(entry) for entry in entries):
+        text += f"\nForces: {given_text(given)}"
     return text
 
 

@@ -42,7 +42,7 @@ Process = Annotated[int | None, typer.Option("--process", help="which of them th
 STAGES = {
     "prepare": (
         "All-atom MD to a CG data set: Cα positions, optimally projected forces, split.",
-        "data.raw (mdCATH HDF5 files) and data.trajectories (TRR, NetCDF, npz)",
+        "data.raw (mdCATH HDF5 files), data.trajectories (TRR, NetCDF, npz), data.coarse (npz of beads)",
         "domains/*/*.npy, dataset.json, failures.json, noise.json, report.html",
     ),
     "priors": (

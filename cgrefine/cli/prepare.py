@@ -1,4 +1,4 @@
-"""`cgrefine prepare`: raw all-atom MD to the coarse-grained data set, one task a protein.
+"""`cgrefine prepare`: raw MD to the coarse-grained data set, one task a protein.
 
 Every finished protein is whole in domains/<name>, with the hash of the work that it is the result of.
 A prepare that was killed, or that gets more files, takes up what is finished, in its own unfinished folder
@@ -59,7 +59,11 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     _remove_strangers(stage.path, {entry["name"] for entry in entries})
     write_json(stage.path / "failures.json", {"failed": failures.found})
     _refuse_one_sided(entries, data)
-    facts = {"split": data.split.model_dump(), "force_map": config.force_map.model_dump()}
+    given = sum(prepare_report.is_given(entry) for entry in entries)
+    if given:
+        console.result(f"{given} proteins are coarse-grained already: their forces are taken as given")
+    force_map = None if given == len(entries) else config.force_map.model_dump()
+    facts = {"split": data.split.model_dump(), "force_map": force_map}
     write_index(stage.path, entries, facts)
     write_json(stage.path / "noise.json", noise)
     prepare_report.record(stage.record, entries, len(failures.found))
@@ -90,7 +94,7 @@ def _pooled_map(
     """The pooled map: none, read from a file, or fitted on training domains and written for others."""
     options, data = config.force_map, config.data
     assert data is not None
-    if options.kind != "pooled":
+    if options.kind != "pooled" or all(planned.coarse for planned in plan):
         return None
     if options.pooled_map is not None:
         fitted = PooledMap.load(Path(options.pooled_map).expanduser())
@@ -108,7 +112,8 @@ def _pooled_over(plan: Sequence[Planned], options: ForceMap) -> list[Planned]:
     """The proteins that a pooled map is fitted on: none when it comes from a file."""
     if options.kind != "pooled" or options.pooled_map is not None:
         return []
-    return [planned for planned in plan if planned.in_training][: options.pooled_domains]
+    able = [planned for planned in plan if planned.in_training and not planned.coarse]
+    return able[: options.pooled_domains]
 
 
 def _mapped(
@@ -144,7 +149,7 @@ def _noise(
     data, options = config.data, config.force_map
     assert data is not None
     lost = {failed["name"] for failed in failures.found}
-    able = [p for p in plan if p.name not in lost and sum(first > 0 for first in p.held_from) > 1]
+    able = [p for p in plan if not p.coarse and p.name not in lost and sum(f > 0 for f in p.held_from) > 1]
     chosen = sorted(able, key=lambda p: (p.n_atoms, p.name))[: options.noise_report_domains]
     work = [jobs.NoiseJob(planned, data, options, pooled) for planned in chosen]
     names = [planned.name for planned in chosen]

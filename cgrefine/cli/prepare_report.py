@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cgrefine.artifacts import Record
@@ -12,6 +13,7 @@ from cgrefine.data.aggregate import BOND_EDGES_A
 from cgrefine.report.page import Section, Table, figure
 
 CONDITION_LIMIT = 1e-10
+UNIT = "(kcal/mol/Å)²"
 MOST_ROWS = 200
 """Proteins in the page's table; all of them are in dataset.json."""
 
@@ -23,30 +25,51 @@ COLUMNS = (
 )  # fmt: skip
 
 
+def is_given(entry: Entry) -> bool:
+    """Whether the protein was coarse-grained already, so that its forces belong to no force map."""
+    return "forces_given" in entry
+
+
 def record(into: Record, entries: Sequence[Entry], n_failed: int) -> None:
-    """Metrics and checks. force_map_ratio is on frames that the map was not fitted on, if there are some."""
-    inside, outside = (pooled(entries, part) for part in ("in_sample", "held_out"))
-    judged = outside if outside["n_frames"] else inside
-    unit = "(kcal/mol/Å)²"
+    """Metrics and checks; those of the force map only where forces were mapped."""
     into.metric("frames", _total(entries, "n_frames"))
     into.metric("domains", len(entries))
     into.metric("domains_failed", n_failed)
     into.metric("residue_frames", sum(e["n_frames"] * e["n_beads"] for e in entries))
     into.metric("bytes_per_residue_frame", _bytes_per_residue_frame(entries), unit="B")
-    into.metric("force_map_ratio", judged["optimal"] / judged["basic"])
-    if inside["n_frames"]:
-        into.metric("force_map_ratio_in_sample", inside["optimal"] / inside["basic"])
-    into.metric("force_map_held_out_frames", outside["n_frames"])
-    into.metric("force_mean_square_basic", judged["basic"], unit=unit)
-    into.metric("force_mean_square_mapped", judged["optimal"], unit=unit)
     into.metric("frames_validation", _total(entries, "frames_validation"))
     into.metric("frames_left_out", _total(entries, "frames_left_out"))
     into.metric("beads", _total(entries, "n_beads"))
     into.metric("cis_bonds", sum(len(e["cis_bonds"]) for e in entries))
+    given, mapped = _parts(entries)
+    if given:
+        weights = [e["forces_given"]["n_frames"] * e["n_beads"] for e in given]
+        mean = np.average([e["forces_given"]["mean_square"] for e in given], weights=weights)
+        into.metric("domains_coarse", len(given))
+        into.metric("force_mean_square_given", float(mean), unit=UNIT)
+    if mapped:
+        _record_map(into, mapped)
+    into.check("domains_failed", n_failed == 0, n_failed, 0)
+
+
+def _record_map(into: Record, entries: Sequence[Entry]) -> None:
+    """force_map_ratio is on frames that the map was not fitted on, if there are some."""
+    inside, outside = (pooled(entries, part) for part in ("in_sample", "held_out"))
+    judged = outside if outside["n_frames"] else inside
+    into.metric("force_map_ratio", judged["optimal"] / judged["basic"])
+    if inside["n_frames"]:
+        into.metric("force_map_ratio_in_sample", inside["optimal"] / inside["basic"])
+    into.metric("force_map_held_out_frames", outside["n_frames"])
+    into.metric("force_mean_square_basic", judged["basic"], unit=UNIT)
+    into.metric("force_mean_square_mapped", judged["optimal"], unit=UNIT)
     for check, key in (("identity", "identity_residual"), ("constraints", "constraint_residual")):
         worst = max(e[key] for e in entries)
         into.check(f"force_map_{check}", worst <= CONDITION_LIMIT, worst, CONDITION_LIMIT)
-    into.check("domains_failed", n_failed == 0, n_failed, 0)
+
+
+def _parts(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """(proteins with forces as given, proteins with mapped forces)."""
+    return [e for e in entries if is_given(e)], [e for e in entries if not is_given(e)]
 
 
 def pooled(entries: Sequence[Entry], part: str) -> dict[str, float]:
@@ -68,10 +91,16 @@ def sections(
 ) -> list[Section]:
     """The page: proteins, maps compared, figures, and what was left out."""
     shown = sorted(entries, key=lambda e: -e["n_frames"] * e["n_beads"])[:MOST_ROWS]
-    text = (
-        f"Mean square force per component, (kcal/mol/Å)²: the basic map sums the forces on each Cα and its "
-        f"hydrogens; this data set has {map_kind(options)}. Validation: {split_text(data.split)}"
-    )
+    given, mapped = _parts(entries)
+    text = "Mean square force per component, (kcal/mol/Å)². "
+    if mapped:
+        text += (
+            "The basic map sums the forces on each Cα and its hydrogens; this data set has "
+            f"{map_kind(options)}. "
+        )
+    if given:
+        text += f"{given_text(len(given))} "
+    text += f"Validation: {split_text(data.split)}"
     if len(shown) < len(entries):
         text += f" The {len(shown)} largest of {len(entries)} proteins are shown."
     found = [Section("Proteins", text, Table(COLUMNS, [_row(e) for e in shown]))]
@@ -82,6 +111,14 @@ def sections(
         rows = [(f["name"], f["reason"]) for f in failed]
         found.append(Section("Left out", "Also in failures.json.", Table(("name", "reason"), rows)))
     return found
+
+
+def given_text(n_given: int) -> str:
+    """What became of the forces of proteins that are coarse-grained already."""
+    return (
+        f"{n_given} proteins were read with one bead a residue: their forces are taken as given, no force "
+        "map is fitted, and there is no basic map to compare them with."
+    )
 
 
 def map_kind(options: ForceMap) -> str:
@@ -107,13 +144,16 @@ def split_text(split: Split) -> str:
 
 
 def _row(e: Entry) -> tuple[object, ...]:
+    shown = e["name"], e["n_beads"]
+    counts = (
+        e["n_frames"], e["frames_validation"], e["frames_left_out"], len(e["breaks"]), len(e["cis_bonds"]),
+    )  # fmt: skip
+    if is_given(e):
+        return (*shown, "–", *counts, "–", e["forces_given"]["mean_square"], "–", "as given")
     outside = e["force_mean_square"]["held_out"]
     judged = outside if outside["n_frames"] else e["force_mean_square"]["in_sample"]
-    return (
-        e["name"], e["n_beads"], e["n_atoms"], e["n_frames"], e["frames_validation"], e["frames_left_out"],
-        len(e["breaks"]), len(e["cis_bonds"]), judged["basic"], judged["optimal"],
-        judged["optimal"] / judged["basic"], "held out" if outside["n_frames"] else "in-sample",
-    )  # fmt: skip
+    ratio, measured = judged["optimal"] / judged["basic"], "held out" if outside["n_frames"] else "in-sample"
+    return (*shown, e["n_atoms"], *counts, judged["basic"], judged["optimal"], ratio, measured)
 
 
 def _noise_section(noise: Sequence[Entry]) -> Section:
@@ -137,20 +177,27 @@ def _noise_section(noise: Sequence[Entry]) -> Section:
 
 
 def _figure(entries: Sequence[Entry]) -> Figure:
-    """Left: mean square force by both maps, a point a protein. Right: Cα-Cα distances of bonded residues."""
+    """Cα-Cα distances of bonded residues; left of it, where forces were mapped, their mean squares."""
+    _, mapped = _parts(entries)
+    fig = Figure(figsize=(9 if mapped else 4.5, 3.8), layout="constrained")
+    *left, right = np.atleast_1d(fig.subplots(1, 2 if mapped else 1))
+    if mapped:
+        _draw_maps(left[0], mapped)
+    counts = np.sum([e["bond_histogram"] for e in entries], axis=0)
+    right.stairs(counts, BOND_EDGES_A, fill=True, alpha=0.7)
+    right.set(xlabel="Cα-Cα distance of bonded residues, Å", ylabel="count")
+    return fig
+
+
+def _draw_maps(left: Axes, entries: Sequence[Entry]) -> None:
+    """Mean square force by both maps, a point a protein."""
     both = [e["force_mean_square"] for e in entries]
     judged = [m["held_out"] if m["held_out"]["n_frames"] else m["in_sample"] for m in both]
-    fig = Figure(figsize=(9, 3.8), layout="constrained")
-    left, right = fig.subplots(1, 2)
     left.plot([m["basic"] for m in judged], [m["optimal"] for m in judged], "o", alpha=0.7)
     top = 1.1 * max(m["basic"] for m in judged)
     left.plot([0, top], [0, top], color="0.6", lw=1, label="no gain")
     left.set(xlim=(0, top), ylim=(0, top), xlabel="basic map ⟨F²⟩, (kcal/mol/Å)²", ylabel="mapped ⟨F²⟩")
     left.legend(frameon=False)
-    counts = np.sum([e["bond_histogram"] for e in entries], axis=0)
-    right.stairs(counts, BOND_EDGES_A, fill=True, alpha=0.7)
-    right.set(xlabel="Cα-Cα distance of bonded residues, Å", ylabel="count")
-    return fig
 
 
 def _total(entries: Sequence[Entry], key: str) -> int:

@@ -62,15 +62,38 @@ class Trajectory(Section):
     files: Annotated[list[TrajectoryFile], Field(min_length=1)]
 
 
+class CoarseFile(Section):
+    """An .npz file of beads: one run of each of its proteins. units: length and force, not in the file."""
+
+    path: str
+    temperature_K: Temperature
+    replica: Annotated[int, Field(ge=0)] = 0
+    units: Literal["A,kcal/mol/A", "nm,kJ/mol/nm"]
+
+
+class Coarse(Section):
+    """Proteins whose data have one bead a residue already, see data.coarse_npz; all files hold the same ones.
+
+    names: of the proteins, in the order of their numbers (default: the first file's name). residues: residue
+    name of each species number, where the files do not hold it as text.
+    """
+
+    files: Annotated[list[CoarseFile], Field(min_length=1)]
+    names: list[str] | None = None
+    residues: dict[int, str] | None = None
+
+
 class Data(Section):
-    """All-atom trajectories with forces.
+    """All-atom trajectories with forces, and data that are coarse-grained already.
 
     raw: mdCATH files, globs or folders; the word `sample` is the embedded sample. trajectories: molecules
-    in other formats. modified_residues: `map` takes MSE as MET, SEP as SER and so on (residues.MODIFIED).
+    in other formats. coarse: one bead a residue, whose forces are taken as given. modified_residues: `map`
+    takes MSE as MET, SEP as SER and so on (residues.MODIFIED).
     """
 
     raw: list[str] = []
     trajectories: list[Trajectory] = []
+    coarse: list[Coarse] = []
     temperatures_K: list[Temperature] | None = None
     stride: Count = 1
     split: Split = Split()
@@ -79,8 +102,8 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _something_given(self) -> "Data":
-        if not self.raw and not self.trajectories:
-            raise ValueError("give raw (mdCATH files) or trajectories")
+        if not self.raw and not self.trajectories and not self.coarse:
+            raise ValueError("give raw (mdCATH files) or trajectories, or coarse")
         return self
 
 

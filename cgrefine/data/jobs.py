@@ -158,19 +158,26 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 def _facts(planned: Planned, result: Aggregated) -> dict[str, Any]:
-    return {
+    facts = {
         "source": Path(planned.source.name).name,
-        "n_atoms": result.n_atoms,
-        "n_groups": result.n_groups,
         "frames_left_out": result.left_out,
         "frames_validation": int(result.arrays["validation"].sum()),
         "temperatures_K": sorted({key.temperature_K for key in planned.runs}),
         "replicas": sorted({key.replica for key in planned.runs}),
+        "bond_histogram": result.bond_histogram.tolist(),
+    }
+    if planned.coarse:
+        # nothing was projected, so there is neither a basic map to compare with nor a condition to keep
+        given = {"mean_square": result.held_out.optimal, "n_frames": result.held_out.n_frames}
+        return {**facts, "forces_given": given}
+    return {
+        **facts,
+        "n_atoms": result.n_atoms,
+        "n_groups": result.n_groups,
         "force_mean_square": {
             "in_sample": result.in_sample._asdict(),
             "held_out": result.held_out._asdict(),
         },
         "identity_residual": result.identity_residual,
         "constraint_residual": result.constraint_residual,
-        "bond_histogram": result.bond_histogram.tolist(),
     }

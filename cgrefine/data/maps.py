@@ -35,9 +35,12 @@ class Maps(NamedTuple):
 def maps_of(molecule: Molecule, pooled: PooledMap | None, in_fit: bool) -> Maps:
     """The maps of the configured kind. in_fit: whether the pooled map was fitted on this molecule.
 
+    Forces of a molecule that is coarse-grained already are taken as given: its map is the identity.
     Raises InputError when they cannot be fitted.
     """
     options = molecule.options
+    if molecule.domain.coarse:
+        return _same_for_all(molecule, lambda forces: forces, False, (0.0, 0.0))
     if options.kind == "basic":
         weights = force_map.basic_map(molecule.groups, molecule.mapping.ca)
         return _same_for_all(molecule, _dense(molecule, weights), False, _residuals(molecule, weights))

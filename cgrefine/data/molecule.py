@@ -76,7 +76,7 @@ def prepared(
         data=data,
         options=options,
     )
-    if options.constraints == "data":
+    if options.constraints == "data" and not domain.coarse:
         return replace(molecule, groups=_rigid_groups(molecule, frame))
     return molecule
 

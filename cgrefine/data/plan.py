@@ -5,27 +5,35 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cgrefine.artifacts import file_hash
-from cgrefine.config.schema import Data, Split, Trajectory
-from cgrefine.data import cath, mdcath, trajectories
+from cgrefine.config.schema import Coarse, Data, Split, Trajectory
+from cgrefine.data import cath, coarse_npz, mdcath, trajectories
 from cgrefine.data.source import RawDomain, select_runs
 from cgrefine.data.splits import RunKey, held_from
 from cgrefine.errors import InputError
 
 
 class Source(NamedTuple):
-    """A place to read from: an mdCATH file, or a molecule in other trajectories. One of the two is given."""
+    """A place to read from: an mdCATH file, a molecule in other trajectories, or files of beads.
+
+    One of the three is given.
+    """
 
     path: Path | None
     trajectory: Trajectory | None
+    coarse: Coarse | None = None
 
     @property
     def name(self) -> str:
-        """For messages: the file, or the molecule's name in data.trajectories."""
-        return str(self.path) if self.trajectory is None else self.trajectory.name
+        """For messages: the (first) file, or the molecule's name in data.trajectories."""
+        if self.trajectory is not None:
+            return self.trajectory.name
+        return str(self.path) if self.coarse is None else self.coarse.files[0].path
 
     @property
     def files(self) -> list[Path]:
         """Every file it is to be read from, there or not."""
+        if self.coarse is not None:
+            return [Path(file.path).expanduser() for file in self.coarse.files]
         if self.trajectory is None:
             return [] if self.path is None else [self.path]
         named = [self.trajectory.topology, *(file.path for file in self.trajectory.files)]
@@ -36,7 +44,7 @@ class Planned(NamedTuple):
     """A molecule to be prepared: names and numbers only, so that the plan of thousands of them stays small.
 
     digest: identity of the files it comes from. held_from: the first validation frame of each of `runs`;
-    empty before the split.
+    empty before the split. coarse: see RawDomain.
     """
 
     source: Source
@@ -45,6 +53,7 @@ class Planned(NamedTuple):
     n_atoms: int
     runs: tuple[RunKey, ...]
     held_from: tuple[int, ...] = ()
+    coarse: bool = False
 
     @property
     def in_training(self) -> bool:
@@ -53,9 +62,10 @@ class Planned(NamedTuple):
 
 
 def sources(data: Data) -> list[Source]:
-    """Files of data.raw (see `mdcath.expand`), then data.trajectories."""
+    """Files of data.raw (see `mdcath.expand`), then data.trajectories, then data.coarse."""
     files = [Source(path, None) for path in mdcath.expand(data.raw)] if data.raw else []
-    return files + [Source(None, trajectory) for trajectory in data.trajectories]
+    files += [Source(None, trajectory) for trajectory in data.trajectories]
+    return files + [Source(None, None, coarse) for coarse in data.coarse]
 
 
 def survey(source: Source, temperatures_K: Sequence[float] | None) -> list[Planned]:
@@ -72,7 +82,7 @@ def survey(source: Source, temperatures_K: Sequence[float] | None) -> list[Plann
         domain = _read(source, name)
         runs = select_runs(domain, temperatures_K)
         keys = tuple(RunKey(name, run.temperature_K, run.replica, run.n_frames) for run in runs)
-        found.append(Planned(source, name, digest, len(domain.atoms), keys))
+        found.append(Planned(source, name, digest, len(domain.atoms), keys, coarse=domain.coarse))
     return found
 
 
@@ -107,6 +117,8 @@ def refuse_doubles(plan: Iterable[Planned]) -> None:
 def _names(source: Source) -> tuple[str, ...]:
     if source.trajectory is not None:
         return (source.trajectory.name,)
+    if source.coarse is not None:
+        return coarse_npz.protein_names(source.coarse)
     assert source.path is not None
     return mdcath.domain_names(source.path)
 
@@ -114,5 +126,7 @@ def _names(source: Source) -> tuple[str, ...]:
 def _read(source: Source, name: str) -> RawDomain:
     if source.trajectory is not None:
         return trajectories.read_trajectory(source.trajectory)
+    if source.coarse is not None:
+        return coarse_npz.read_coarse(source.coarse, name)
     assert source.path is not None
     return mdcath.read_domain(source.path, name)

@@ -1,6 +1,7 @@
-"""What every reader of all-atom MD gives: a molecule, its runs, and blocks of frames in Å and kcal/mol/Å.
+"""What every reader of MD gives: a molecule, its runs, and blocks of frames in Å and kcal/mol/Å.
 
-A reader (`mdcath`, `trajectories`) returns a RawDomain; everything after it is the same for all formats.
+A reader (`mdcath`, `trajectories`, `coarse_npz`) returns a RawDomain; everything after it is the same for
+all formats.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,9 @@ FORCE_RMS_RANGE = (0.1, 400.0)
 
 The same forces give 0.02 in Ha/Bohr and 800 in kJ/mol/nm.
 """
+COARSE_FORCE_RMS_RANGE = (0.3, 100.0)
+"""The same of beads: sqrt(kT k/3) of bonds with k = 100 to 300 kcal/mol/Å² is 4 to 8, and noise of mapped
+forces makes it up to 20; 170 to 800 in kJ/mol/nm."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,11 @@ class RawDomain:
     def source(self) -> str:
         """ "file: domain", for messages."""
         return self.atoms.source
+
+    @property
+    def coarse(self) -> bool:
+        """Every atom is a Cα: one bead a residue already, and the forces are those of beads."""
+        return bool((self.atoms.name == "CA").all())
 
 
 class Block(NamedTuple):
@@ -142,12 +151,13 @@ def check_values(
         low, high = CA_CA_RANGE_A
         if not low <= median <= high:
             guess = " (nm instead of Å)" if low <= 10 * median <= high else ""
+            guess = " (Å stated as nm)" if low <= median / 10 <= high else guess
             raise InputError(
                 f"{domain.source}:{where} median distance of consecutive Cα is {median:.3g} Å, must be "
                 f"{low} to {high}: coords are in another unit{guess} or scrambled"
             )
     rms = float(np.sqrt(np.mean(np.square(forces, dtype=np.float64))))
-    low, high = FORCE_RMS_RANGE
+    low, high = COARSE_FORCE_RMS_RANGE if domain.coarse else FORCE_RMS_RANGE
     if not low <= rms <= high:
         raise InputError(
             f"{domain.source}:{where} root mean square of forces is {rms:.3g}, must be {low} to {high} "

@@ -16,7 +16,7 @@ import numpy as np
 from cgrefine.errors import InputError
 
 UNITS = {"A,kcal/mol/A": (1.0, 1.0), "nm,kJ/mol/nm": (10.0, 1 / 41.84)}
-"""data.trajectories units → factors of R and F to Å and kcal/mol/Å."""
+"""units in data.trajectories and data.coarse → factors of R and F to Å and kcal/mol/Å."""
 TEXTS = ("name", "resname", "species", "resid", "z", "bonds")
 ERRORS = (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, MemoryError,
           SyntaxError, TokenError, zipfile.BadZipFile, zlib.error, struct.error)  # fmt: skip
@@ -40,8 +40,14 @@ class NpzFile(NamedTuple):
     n_atoms: int
     scales: tuple[float, float]
 
-    def blocks(self, stride: int, block_frames: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(coords, forces) of every stride-th frame, Å and kcal/mol/Å, float32."""
+    def blocks(
+        self, stride: int, block_frames: int, frames: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(coords, forces) of every stride-th of `frames` (rising; default: all), Å and kcal/mol/Å, float32.
+
+        All of the file is read, whichever frames are asked for: a zip's checksum is that of a whole member.
+        """
+        chosen = (np.arange(self.n_frames) if frames is None else frames)[::stride]
         try:
             with (
                 zipfile.ZipFile(self.path) as archive,
@@ -49,31 +55,39 @@ class NpzFile(NamedTuple):
                 archive.open("F.npy") as forces,
             ):
                 dtypes = [_header(stream, self.path)[1] for stream in (positions, forces)]
-                for start in range(0, self.n_frames, stride * block_frames):
-                    stop = min(start + stride * block_frames, self.n_frames)
+                start = 0
+                for first in range(0, len(chosen), block_frames):
+                    wanted = chosen[first : first + block_frames]
+                    last = first + block_frames >= len(chosen)
+                    stop = self.n_frames if last else int(wanted[-1]) + 1
                     yield (
-                        self._block(positions, dtypes[0], range(start, stop), stride, self.scales[0]),
-                        self._block(forces, dtypes[1], range(start, stop), stride, self.scales[1]),
+                        self._block(positions, dtypes[0], range(start, stop), wanted, self.scales[0]),
+                        self._block(forces, dtypes[1], range(start, stop), wanted, self.scales[1]),
                     )
+                    start = stop
                 for stream in (positions, forces):
                     if stream.read(1):  # reading the end compares the checksum
                         raise InputError(f"{self.path}: npz member is longer than its shape says")
         except InputError:
             raise
         except ERRORS as error:
-            raise _damaged(self.path, error) from error
+            raise damaged(self.path, error) from error
 
-    def _block(self, stream: Stream, dtype: np.dtype, frames: range, stride: int, scale: float) -> np.ndarray:
-        row = 3 * self.n_atoms
-        found = np.empty((len(frames[::stride]), self.n_atoms, 3), np.float32)
+    def _block(
+        self, stream: Stream, dtype: np.dtype, frames: range, wanted: np.ndarray, scale: float
+    ) -> np.ndarray:
+        """Read `frames`, which are next in the stream, and keep the wanted ones among them."""
+        row, kept = 3 * self.n_atoms, 0
+        found = np.empty((len(wanted), self.n_atoms, 3), np.float32)
         for frame in frames:
             raw = stream.read(row * dtype.itemsize)
             if len(raw) != row * dtype.itemsize:
                 raise InputError(f"{self.path}: npz member ends in frame {frame + 1} of {self.n_frames}")
-            if (frame - frames.start) % stride == 0:
+            if kept < len(wanted) and frame == wanted[kept]:
                 values = np.frombuffer(raw, dtype).reshape(self.n_atoms, 3)
                 with np.errstate(over="ignore", invalid="ignore"):
-                    found[(frame - frames.start) // stride] = values.astype(np.float64) * scale
+                    found[kept] = values.astype(np.float64) * scale
+                kept += 1
         return found
 
 
@@ -95,7 +109,7 @@ def open_npz(path: Path, units: str) -> NpzFile:
     except InputError:
         raise
     except ERRORS as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     first, second = shapes
     if first != second or len(first) != 3 or first[2] != 3 or 0 in first:
         raise InputError(f"{path}: R {first} and F {second} must both be (frames, rows, 3), none of them 0")
@@ -112,7 +126,7 @@ def npz_texts(path: Path) -> dict[str, np.ndarray]:
             raise InputError(
                 f"{path}: npz holds Python objects, which are not read; save texts as str arrays"
             ) from error
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def _header(stream: Stream, path: Path) -> tuple[tuple[int, ...], np.dtype]:
@@ -134,6 +148,7 @@ def _header(stream: Stream, path: Path) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-def _damaged(path: Path, error: Exception) -> InputError:
+def damaged(path: Path, error: Exception) -> InputError:
+    """What is said of a file that cannot be read to its end."""
     text = " ".join(str(error).split())
     return InputError(f"{path}: npz file is truncated or damaged ({text}); copy it again")

@@ -12,6 +12,7 @@ from cgrefine.config import parse
 from cgrefine.data import jobs
 from cgrefine.data.store import open_dataset
 from cgrefine.errors import GateError, InputError
+from tests.chains import random_chain
 from tests.data.mini import Mini, edit
 
 SEQUENCES = {"1abcA00": Mini().residues, "2abcA00": ("ACE", "GLY", "ALA", "SER", "HSE", "NME")}
@@ -28,7 +29,7 @@ def raw(tmp_path):
 
 def prepare(raw, out, force_map=None, strict=False, store=None, **data):
     config = {
-        "data": {"raw": [str(raw)], **data},
+        "data": {"raw": [] if raw is None else [str(raw)], **data},
         "force_map": force_map or {},
         "store": store or {},
         "cluster": {"kind": "inline"},
@@ -244,3 +245,66 @@ def test_validation_without_a_valid_frame_is_refused(raw, tmp_path):
             edit(raw / f"{name}.h5", f"{name}/{temperature}/1/coords", lambda x: x * 0)
     with pytest.raises(InputError, match="0 of 120 valid frames are for validation"):
         prepare(raw, tmp_path / "out", split={"by": "replica"})
+
+
+@pytest.fixture
+def beads(tmp_path):
+    """A file of two proteins with one bead a residue, in the layout of data.coarse_npz."""
+    rng, total, n = np.random.default_rng(3), 24, 8
+    chain = np.stack([random_chain(n, seed) for seed in range(total)])
+    which = np.repeat([0, 1], total // 2)
+    mask = np.arange(n) < np.where(which == 0, n, 5)[:, None]
+    np.savez(
+        tmp_path / "beads.npz",
+        R=chain * mask[..., None],
+        F=rng.normal(0.0, 6.0, chain.shape) * mask[..., None],
+        species=np.where(mask, (np.arange(n) + which[:, None]) % 4, -1),
+        mask=mask.astype(np.float32),
+        protein_id=which,
+        aa_to_id=np.asarray('{"ALA": 0, "GLY": 1, "LEU": 2, "SER": 3}'),
+    )
+    file = {"path": str(tmp_path / "beads.npz"), "temperature_K": 310, "units": "A,kcal/mol/A"}
+    return [{"files": [file], "names": ["b0", "b1"]}]
+
+
+@pytest.mark.parametrize("kind", ["windowed", "pooled"])
+def test_beads_alone_have_no_force_map(beads, tmp_path, kind):
+    """No ratio and no condition of a map that was not made: the stage says what it did instead."""
+    config = {"kind": kind}
+    summary = prepare(None, tmp_path / "out", config, coarse=beads, split={"by": "frame"})
+    metrics = summary["metrics"]
+    assert metrics["frames"] == 24 and metrics["domains_coarse"] == 2
+    assert not any(key.startswith("force_map") for key in (*metrics, *summary["checks"]))
+    with np.load(tmp_path / "beads.npz") as arrays:
+        expected = np.mean(arrays["F"][arrays["mask"] == 1] ** 2)
+    assert value(metrics["force_mean_square_given"]) == pytest.approx(expected, rel=1e-6)
+    dataset = open_dataset(tmp_path / "out" / "prepare")
+    assert dataset.index["force_map"] is None
+    assert [(d.name, d.sequence) for d in dataset.domains] == [("b0", "AGLSAGLS"), ("b1", "GLSAG")]
+    assert all("identity_residual" not in e and "n_groups" not in e for e in dataset.index["domains"])
+    page = (tmp_path / "out" / "prepare" / "report.html").read_text()
+    assert "2 proteins were read with one bead a residue" in page and "as given" in page
+
+
+def test_beads_beside_atoms(raw, beads, tmp_path):
+    """Metrics of the map are those of the mapped proteins; the pooled map is fitted without the beads."""
+    alone = prepare(raw, tmp_path / "alone", split={"by": "replica"})["metrics"]
+    beads[0]["files"].append({**beads[0]["files"][0], "replica": 1})
+    both = prepare(raw, tmp_path / "both", coarse=beads, split={"by": "replica"})["metrics"]
+    assert both["domains"] == 4 and both["domains_coarse"] == 2 and both["frames"] == alone["frames"] + 48
+    for key in ("force_map_ratio", "force_mean_square_basic", "force_map_held_out_frames"):
+        assert both[key] == alone[key]
+    pooled = []
+    for name, coarse in (("with", beads), ("without", [])):
+        prepare(raw, tmp_path / name, {"kind": "pooled"}, coarse=coarse, split={"by": "replica"})
+        pooled.append((tmp_path / name / "prepare" / "pooled_map.json").read_bytes())
+    assert pooled[0] == pooled[1]
+
+
+def test_pickled_names_stop_the_stage_with_advice(beads, tmp_path):
+    with np.load(tmp_path / "beads.npz") as arrays:
+        content = {key: arrays[key] for key in arrays.files}
+    content["aa_to_id"] = np.asarray({"ALA": 0}, dtype=object)
+    np.savez(tmp_path / "beads.npz", **content)
+    with pytest.raises(InputError, match="aa_to_id is a pickled Python dict, which is never read"):
+        prepare(None, tmp_path / "out", coarse=beads)
