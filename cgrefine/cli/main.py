@@ -45,9 +45,10 @@ STAGES = {
         "forcefield/, checkpoints/, tensorboard/, log.csv, report.html",
     ),
     "evaluate": (
-        "Force errors and explained variance on validation frames, per residue type and per term.",
+        "Force errors on validation frames by residue, position, component, temperature, protein and term, "
+        "against priors, no model and a noise floor.",
         "prepare/, train/",
-        "evaluation.json, report.html",
+        "evaluation.json, histograms.npz, figures, report.html",
     ),
     "simulate": (
         "Langevin MD of many replicas in one compiled program.",
