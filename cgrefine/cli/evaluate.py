@@ -147,21 +147,21 @@ def content(result: Evaluation, maps: Sequence[MapBound]) -> dict[str, Any]:
     near = result.neighbours
     return {
         "units": {"rmse": FORCE, "mse": SQUARE, "distance": "Å"},
-        "breakdowns": {title: [_plain(row) for row in rows] for title, rows in result.breakdowns.items()},
+        "breakdowns": {title: [plain(row) for row in rows] for title, rows in result.breakdowns.items()},
         "terms": [row._asdict() for row in result.terms],
         "noise_floor": {
-            "at_most": _plain(result.floor_at_most),
-            "near_neighbours": None if near is None else _plain(near),
+            "at_most": plain(result.floor_at_most),
+            "near_neighbours": None if near is None else plain(near),
             "maps": [{**bound._asdict(), "noise_at_least": bound.noise_at_least} for bound in maps],
         },
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """NamedTuples as dicts, all the way down."""
     if hasattr(value, "_asdict"):
-        return {name: _plain(part) for name, part in value._asdict().items()}
-    return [_plain(part) for part in value] if isinstance(value, tuple) else value
+        return {name: plain(part) for name, part in value._asdict().items()}
+    return [plain(part) for part in value] if isinstance(value, tuple) else value
 
 
 def _arrays(result: Evaluation) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def accumulate(
         reference = batch.target_forces[real].astype(np.float64)
         beads = facts.of(rows, batch, real)
         block = blocks.of[beads.row]
-        _add(sums.terms, block, np.concatenate([reference[None], forces]))
+        add_products(sums.terms, block, np.concatenate([reference[None], forces]))
         three = np.stack([reference, forces[:prior].sum(0), forces[prior:].sum(0)])
         _add_kinds(sums.kinds, block, beads, three)
         _add_counts(sums.histograms, three)
@@ -175,7 +175,7 @@ class _Facts:
         return _Beads(rows[graph], batch.system.species[real], position, triad, batch.positions[real])
 
 
-def _add(into: Products, index: Int[np.ndarray, " n"], vectors: Float[np.ndarray, "k n 3"]) -> None:
+def add_products(into: Products, index: Int[np.ndarray, " n"], vectors: Float[np.ndarray, "k n 3"]) -> None:
     """Products of the vectors of each bead, by block."""
     add_rows(into.p, index, np.einsum("kna,lna->nkl", vectors, vectors))
     add_rows(into.components, index, np.full(len(index), 3.0))
@@ -189,7 +189,7 @@ def _add_kinds(
 ) -> None:
     for name, label in (("residue", beads.species), ("position", beads.position)):
         flat = Products(into[name].p.reshape(-1, 3, 3), into[name].components.reshape(-1))
-        _add(flat, block * KINDS[name] + label, three)
+        add_products(flat, block * KINDS[name] + label, three)
     axes, known = local_axes(beads.x.astype(np.float64), beads.triad)
     turned = np.einsum("nac,knc->kna", axes, three)
     for name, vectors, chosen in (("component", three, slice(None)), ("axis", turned, known)):
