@@ -25,6 +25,10 @@ COLUMNS = (
     "force field", "parameters", "of the network", f"RMSE {FORCE}", f"MSE {SQUARE}", "explained variance",
     "over its priors", f"MSE − first {SQUARE}", "interval", "verdict", "held out",
 )  # fmt: skip
+ERROR_COLUMNS = (0, 3, 4, 5)
+VERDICT_COLUMNS = (0, 7, 8, 9, 10)
+"""Of COLUMNS: two narrow tables on the screen."""
+
 BATCH_BEADS = 400
 """Beads of a batch without a configuration; more where a chain is longer."""
 
@@ -65,7 +69,10 @@ def run_comparison(
     partial = out / ".report.html.partial"
     write_page(partial, "Force fields on the same frames", _sections(result, held, dataset, figure(fig)))
     partial.rename(out / "report.html")
-    console.table(f"compare → {out}", COLUMNS, _rows(result, held))
+    rows = _rows(result, held)
+    for chosen, some in ((ERROR_COLUMNS, rows), (VERDICT_COLUMNS, rows[: len(held)])):
+        shown = [[row[k] for k in chosen] for row in some]
+        console.table(f"compare → {out}", [COLUMNS[k] for k in chosen], shown)
     console.result(f"page: {out / 'report.html'}")
 
 

@@ -18,7 +18,7 @@ from cgrefine.fm import forcefield
 from cgrefine.fm.blocks import Estimate
 from cgrefine.fm.evaluate import Evaluation, Neighbours, Row, evaluate
 from cgrefine.fm.noise_floor import MapBound, map_bounds
-from cgrefine.report.page import Section, Table, figure, save_figure, write_page
+from cgrefine.report.page import Section, Table, data_uri, png, write_page
 
 FORCE, SQUARE = "kcal/mol/Å", "(kcal/mol/Å)²"
 ROW_COLUMNS = (
@@ -78,10 +78,10 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     _record(stage, result, has_network)
     write_json(stage.path / "evaluation.json", content(result, maps))
     save_params(stage.path / "histograms.npz", _arrays(result))
-    shown = _figures(result, curve)
-    for name, fig in shown.items():
-        save_figure(stage.path / f"{name}.png", fig)
-    inline = {name: figure(fig) for name, fig in shown.items()}
+    images = {name: png(fig) for name, fig in _figures(result, curve).items()}
+    for name, image in images.items():
+        (stage.path / f"{name}.png").write_bytes(image)
+    inline = {name: data_uri(image) for name, image in images.items()}
     write_page(
         stage.path / "report.html",
         "Force errors on validation frames",

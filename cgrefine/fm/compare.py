@@ -4,7 +4,8 @@ All see the same frames in every drawing of the bootstrap. What the frames have 
 reference above all, drops out of a difference: its standard error is far below that of each error.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from cgrefine.config.schema import Loader
 from cgrefine.data.frames import FrameSet
 from cgrefine.data.loader import Reading, each, sweep
 from cgrefine.data.packing import Batch, budget_for
+from cgrefine.energy import SumOfTerms
 from cgrefine.fm.blocks import Blocks, Estimate, drawings, drawn, estimate, frame_blocks, interval
 from cgrefine.fm.force_products import Products, add_products, square
 from cgrefine.fm.forcefield import ForceField
@@ -135,11 +137,10 @@ def accumulate(
     reading = Reading(loader.buffer_frames, loader.prefetch, loader.workers)
     size = 2 * len(force_fields) + 1
     sums = Products(np.zeros((len(blocks), size, size)), np.zeros(len(blocks)))
-    predict = [_prediction(force_field) for force_field in force_fields]
-    params = [force_field.cast(jnp.float32) for force_field in force_fields]
+    given = [(f.model, f.priors, f.cast(jnp.float32)) for f in force_fields]
     for rows, batch in each(sweep(frames, budget, reading)):
         real = np.asarray(batch.system.bead_mask)
-        found = np.stack([predicted(p, batch) for predicted, p in zip(predict, params, strict=True)], axis=1)
+        found = np.stack([_predicted(*one, batch) for one in given], axis=1)
         forces = found.astype(np.float64).reshape(size - 1, -1, 3)[:, real]
         reference = batch.target_forces[real].astype(np.float64)
         block = blocks.of[rows[batch.system.graph_id[real]]]
@@ -147,18 +148,15 @@ def accumulate(
     return sums
 
 
-def _prediction(force_field: ForceField) -> Callable[[Mapping[str, energy.Params], Batch], jax.Array]:
-    """Forces of the whole force field and of its priors, (2, n, 3)."""
-    whole, priors = force_field.model, force_field.priors
-
-    @jax.jit
-    def forces(params: Mapping[str, energy.Params], batch: Batch) -> jax.Array:
-        x = jnp.asarray(batch.positions)
-        return jnp.stack(
-            [energy.forces(model, params, x, batch.system, batch.neighbors) for model in (whole, priors)]
-        )
-
-    return forces
+@partial(jax.jit, static_argnums=(0, 1))
+def _predicted(
+    whole: SumOfTerms, priors: SumOfTerms, params: Mapping[str, energy.Params], batch: Batch
+) -> jax.Array:
+    """Forces of the whole force field and of its priors, (2, n, 3); equal models share one compilation."""
+    x = jnp.asarray(batch.positions)
+    forces = energy.forces(whole, params, x, batch.system, batch.neighbors)
+    own = forces if whole == priors else energy.forces(priors, params, x, batch.system, batch.neighbors)
+    return jnp.stack([forces, own])
 
 
 def _drawn(

@@ -6,7 +6,8 @@ u, v ∈ {F, f₁, …, f_k} is kept. With it the squared error of any sum of pr
 Memory does not grow with the number of frames: see `blocks.MOST_BLOCKS` and `MOST_KEPT`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -99,7 +100,7 @@ def accumulate(
     """Sums over all frames in packed batches, in float64; the network, if any, is the last term."""
     budget = budget_for([frames], batch_beads, loader.edge_headroom)
     reading = Reading(loader.buffer_frames, loader.prefetch, loader.workers)
-    terms_forces, n = _forces_by_term(model), len(model.terms)
+    n = len(model.terms)
     prior = len([term for term in model.terms if term.name != "network"])
     b = len(blocks)
     sums = Sums(
@@ -111,7 +112,7 @@ def accumulate(
     facts = _Facts(frames)
     for rows, batch in each(sweep(frames, budget, reading)):
         real = np.asarray(batch.system.bead_mask)
-        forces = np.asarray(terms_forces(params, batch), np.float64).reshape(n, -1, 3)[:, real]
+        forces = np.asarray(_forces_by_term(model, params, batch), np.float64).reshape(n, -1, 3)[:, real]
         reference = batch.target_forces[real].astype(np.float64)
         beads = facts.of(rows, batch, real)
         block = blocks.of[beads.row]
@@ -127,14 +128,11 @@ def accumulate(
     return sums._replace(histograms=sums.histograms._replace(outside=outside))
 
 
-def _forces_by_term(model: SumOfTerms) -> Callable[[Mapping[str, energy.Params], Batch], jax.Array]:
-    @jax.jit
-    def forces(params: Mapping[str, energy.Params], batch: Batch) -> jax.Array:
-        x = jnp.asarray(batch.positions)
-        parts = energy.by_term(model, params, x, batch.system, batch.neighbors)
-        return jnp.stack([parts[term.name][1] for term in model.terms])
-
-    return forces
+@partial(jax.jit, static_argnums=0)
+def _forces_by_term(model: SumOfTerms, params: Mapping[str, energy.Params], batch: Batch) -> jax.Array:
+    """(terms, n, 3) kcal/mol/Å; equal models share one compilation."""
+    parts = energy.by_term(model, params, jnp.asarray(batch.positions), batch.system, batch.neighbors)
+    return jnp.stack([parts[term.name][1] for term in model.terms])
 
 
 class _Beads(NamedTuple):
