@@ -161,8 +161,9 @@ def _rows(result: Comparison, held: dict[str, str]) -> list[tuple[object, ...]]:
     for c in result.contenders:
         d = c.difference
         change = ("–", "–") if d is None else (with_error(d.mse), f"[{d.low:.3g}, {d.high:.3g}]")
+        errors = _errors(c.errors) if c.network_parameters else (*_errors(c.errors)[:3], "–")
         numbers = (c.parameters, c.network_parameters)
-        rows.append((c.name, *numbers, *_errors(c.errors), *change, verdict(c), held[c.name]))
+        rows.append((c.name, *numbers, *errors, *change, verdict(c), held[c.name]))
     blank = ("–",) * 4
     rows.append(("mean of their predictions", "–", "–", *_errors(result.mean), *blank))
     rows.append(("no model", "–", "–", *_errors(result.zero)[:2], *blank, "–", "–"))

@@ -279,8 +279,8 @@ def _summary(result: Evaluation, has_network: bool) -> str:
         text += f", {with_error(found['explained_variance_over_prior'])} against the priors alone"
     if near is not None:
         text += (
-            f". About {with_error(near.explainable_variance)} is all that can be explained: the reference "
-            "forces are instantaneous, the rest is their noise"
+            f". By the estimate below {with_error(near.explainable_variance)} can be explained at all: the "
+            "reference forces are instantaneous, the rest is their noise"
         )
     return (
         f"{text}. Standard errors are from a bootstrap over blocks of consecutive frames; those of explained "

@@ -3,7 +3,7 @@
 Of the reference force F and k predicted ones f₁ … f_k only the matrix of products Σ u·v over
 u, v ∈ {F, f₁, …, f_k} is kept. With it the squared error of any sum of predictions is a quadratic form,
 Σ|F − Σ c_m f_m|² = cᵀ P c for c = (1, −c₁, …, −c_k), and a table costs no second pass.
-Memory does not grow with the number of frames: see `blocks.MOST_BLOCKS` and `MOST_KEPT`.
+Memory does not grow with the number of frames: see `blocks.MOST_BLOCKS`, `noise_floor.MOST_KEPT`.
 """
 
 from collections.abc import Mapping
