@@ -56,9 +56,10 @@ STAGES = {
         "forcefield/, checkpoints/, tensorboard/, log.csv, report.html",
     ),
     "evaluate": (
-        "Force errors and explained variance on validation frames, per residue type and per term.",
+        "Force errors on validation frames by residue, position, component, temperature, protein and term, "
+        "against priors, no model and a noise floor.",
         "prepare/, train/",
-        "evaluation.json, report.html",
+        "evaluation.json, histograms.npz, figures, report.html",
     ),
     "simulate": (
         "Langevin MD of many replicas in one compiled program.",
@@ -265,6 +266,40 @@ def inspect(
     if data is None:
         raise InputError("config: inspect needs the section `data`, which is not given")
     inspect_data(data, options._replace(limit_A=data.coordinate_limit_A), Console())
+
+
+@app.command(
+    epilog="Input: run folders, their train or priors folders, or folders of force fields; a data set. "
+    "Output: OUT/comparison.json, differences.png and report.html. "
+    "Example: cgrefine compare runs/one runs/two --out runs/compared"
+)
+def compare(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="RUN|FORCEFIELD...", help="two or more; the first is the reference")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="folder that is written")],
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="data set or run folder (default: that of the first force field)"),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="CONFIG", help="choice of frames: its section `loader`"),
+    ] = None,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
+    """Force errors of several force fields on the same validation frames, and whether they differ."""
+    from cgrefine.cli.compare import run_comparison
+    from cgrefine.cli.console import Console
+    from cgrefine.config import load_config
+    from cgrefine.config.load import parse
+    from cgrefine.errors import InputError
+
+    if config is None and overrides:
+        raise InputError("compare: --set changes a value of a configuration; give one with --config")
+    chosen = parse({}, "defaults") if config is None else load_config(config, overrides or ())
+    run_comparison(paths, data, chosen, out, Console(quiet))
 
 
 def main() -> None:

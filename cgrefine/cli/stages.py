@@ -30,7 +30,12 @@ CHAIN = (
     Spec("prepare", ("data", "force_map", "store"), (), ("frames", "domains", "force_map_ratio")),
     Spec("priors", ("priors",), ("prepare",), ("stable_fraction", "steps", "kl_dihedral")),
     Spec("train", ("model", "train"), ("prepare", "priors"), ("val_force_mse", "seconds_per_step")),
-    Spec("evaluate", (), ("prepare", "train"), ("force_rmse_kcal_mol_A", "explained_variance")),
+    Spec(
+        "evaluate",
+        (),
+        ("prepare", "train"),
+        ("force_rmse_kcal_mol_A", "force_mse", "explained_variance", "explained_variance_over_prior"),
+    ),
     Spec("simulate", ("sim",), ("prepare", "train"), ("replicas", "stable_fraction", "us_per_step")),
     Spec("observe", ("observables",), ("prepare", "simulate"), ()),
     Spec("audit", ("audit",), ("prepare", "train", "simulate"), ("stable_fraction", "nve_drift_kcal_mol_ns")),

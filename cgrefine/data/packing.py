@@ -204,6 +204,18 @@ def make_batch(
     return Batch(positions, targets, weight, decoy, system, _joined_edges(items, counts, budget.edges))
 
 
+def real_beads(batch: Batch) -> np.ndarray:
+    """(n,) which beads are no padding. Raises InputError when forces of a frame are not finite."""
+    real = np.asarray(batch.system.bead_mask)
+    unusable = int(np.count_nonzero(real & (batch.weight == 0) & ~batch.decoy))
+    if unusable:
+        raise InputError(
+            f"{unusable} beads are in frames with a force that is not finite; `cgrefine prepare` leaves such "
+            "frames out"
+        )
+    return real
+
+
 def slim(batch: Batch) -> Batch:
     """Without the masses, which no energy reads."""
     return batch._replace(system=batch.system._replace(mass=np.zeros(0, np.float32)))

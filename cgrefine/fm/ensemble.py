@@ -12,7 +12,7 @@ from cgrefine import energy
 from cgrefine.config.schema import Loader
 from cgrefine.data.frames import FrameSet
 from cgrefine.data.loader import Reading, each, sweep
-from cgrefine.data.packing import Batch, budget_for, slim
+from cgrefine.data.packing import Batch, budget_for, real_beads, slim
 from cgrefine.fm.forcefield import ForceField
 
 
@@ -56,7 +56,7 @@ def disagreement(
     for _, batch in each(sweep(frames, budget, reading)):
         batch = slim(batch)
         variance = force_variance(np.stack([np.asarray(forces(p, batch)) for p in params]))
-        found.append(np.asarray(variance)[np.asarray(batch.system.bead_mask)])
+        found.append(np.asarray(variance)[real_beads(batch)])
     deviation = np.sqrt(np.concatenate(found).astype(np.float64))
     return Disagreement(
         rms=float(np.sqrt(np.mean(deviation**2))),

@@ -23,13 +23,13 @@ from cgrefine.fm.devices import shared_out
 from cgrefine.fm.step import Lanes
 
 
-def n_lanes(asked: int | None, mesh: Mesh) -> int:
+def n_lanes(asked: int | None, devices: int) -> int:
     """Batches an update: as asked, or one a device. Raises InputError when devices do not divide it."""
-    count = mesh.size if asked is None else asked
-    if count % mesh.size:
+    count = devices if asked is None else asked
+    if count % devices:
         raise InputError(
-            f"train.batches_per_update = {count} cannot be shared by {mesh.size} devices; allowed are "
-            f"multiples of {mesh.size}"
+            f"train.batches_per_update = {count} cannot be shared by {devices} devices; allowed are "
+            f"multiples of {devices}"
         )
     return count
 

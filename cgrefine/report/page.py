@@ -40,7 +40,12 @@ def png(fig: Figure) -> bytes:
 
 def figure(fig: Figure) -> str:
     """A matplotlib Figure as a data URI for `Section.figures`."""
-    return "data:image/png;base64," + base64.b64encode(png(fig)).decode()
+    return data_uri(png(fig))
+
+
+def data_uri(image: bytes) -> str:
+    """PNG bytes as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(image).decode()
 
 
 def save_figure(path: Path, fig: Figure) -> None:

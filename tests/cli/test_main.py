@@ -27,11 +27,11 @@ def test_help_imports_neither_jax_nor_pydantic():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    for command in ("sample", "inspect", "run", "ablate", *STAGES):
+    for command in ("sample", "inspect", "run", "ablate", "compare", *STAGES):
         assert command in done.stdout
 
 
-@pytest.mark.parametrize("command", ["run", "sample", "inspect", "ablate", *STAGES])
+@pytest.mark.parametrize("command", ["run", "sample", "inspect", "ablate", "compare", *STAGES])
 def test_help_of_each_command_names_input_output_and_example(command):
     import typer.testing
 

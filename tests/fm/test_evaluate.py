@@ -1,17 +1,13 @@
 """Force errors of a model whose errors are known."""
 
-from dataclasses import replace
-from itertools import groupby
-
 import numpy as np
 import pytest
 
 from cgrefine.config.schema import Loader
-from cgrefine.data.frames import Pieces, frame_set
+from cgrefine.data.frames import frame_set
 from cgrefine.energy import SumOfTerms
 from cgrefine.errors import InputError
-from cgrefine.fm.evaluate import _blocks, evaluate
-from tests.data.domains import flat_domain
+from cgrefine.fm.evaluate import evaluate
 from tests.fm.toy import CUTOFF, PRIOR, PRIOR_PARAMS, RADIAL, TEACHER, domain
 
 NOISE = 2.0
@@ -60,31 +56,93 @@ def test_terms_add_up(result):
     assert bond.cumulative_mse == pytest.approx(result.metrics["force_mse_prior"].value)
     assert network.cumulative_mse == pytest.approx(result.metrics["force_mse"].value)
     assert bond.rms_force > 0 and network.rms_force > 0
+    assert bond.alone_mse == pytest.approx(bond.cumulative_mse)
+    assert network.alone_mse == pytest.approx(result.metrics["force_mse_network"].value)
+    assert network.cumulative_rmse == pytest.approx(result.metrics["force_rmse_kcal_mol_A"].value)
 
 
-def test_residue_types_add_up(result):
-    beads = np.array([row.beads for row in result.residues])
-    rmse = np.array([row.rmse for row in result.residues])
-    assert beads.sum() == result.beads
-    assert (beads * rmse**2).sum() / result.beads == pytest.approx(result.metrics["force_mse"].value)
-    assert len({row.residue for row in result.residues}) == len(result.residues) > 5
+@pytest.mark.parametrize("title", ["residue type", "chain position", "temperature", "protein"])
+def test_divisions_of_the_beads_add_up(result, title):
+    rows = result.breakdowns[title]
+    components = np.array([row.components for row in rows])
+    assert components.sum() == 3 * result.beads
+    for field, metric in (("mse", "force_mse"), ("reference_rms", "force_rmse_zero_kcal_mol_A")):
+        values = np.array([getattr(row, field).value for row in rows]) ** (1 if field == "mse" else 2)
+        mean = (components * values).sum() / components.sum()
+        expected = result.metrics[metric].value ** (1 if field == "mse" else 2)
+        assert mean == pytest.approx(expected)
+    assert len({row.group for row in rows}) == len(rows) > (0 if title == "temperature" else 1)
+    for row in rows:
+        assert row.rmse.value == pytest.approx(np.sqrt(row.mse.value))
+        assert row.explained_variance.value == pytest.approx(1 - row.mse.value / row.reference_rms.value**2)
+
+
+@pytest.mark.parametrize("title", ["component", "local axis"])
+def test_components_add_up(result, title):
+    """Any three perpendicular axes: Pythagoras; each row has one component of every bead."""
+    rows = result.breakdowns[title]
+    assert [row.components for row in rows] == [result.beads] * 3
+    assert np.mean([row.mse.value for row in rows]) == pytest.approx(result.metrics["force_mse"].value)
+
+
+def test_errors_by_position_agree_with_direct_sums(frames):
+    """No model but priors that are wrong by a known factor: residuals written out bead by bead."""
+    half = {"bond": 0.5 * PRIOR_PARAMS["bond"]}
+    found = evaluate(PRIOR, half, frames, batch_beads=50, loader=Loader()).breakdowns["chain position"]
+    squares: dict[str, list[float]] = {}
+    for row in range(len(frames)):
+        x, f = frames.positions(row).astype(float), frames.forces(row).astype(float)
+        bond = np.diff(x, axis=0)
+        length = np.linalg.norm(bond, axis=1, keepdims=True)
+        pull = 50.0 * (length - 3.8) * bond / length
+        error = f.copy()
+        error[:-1] -= pull
+        error[1:] += pull
+        n = len(x)
+        for i, e in enumerate(error):
+            name = f"N-terminal {i + 1}" if i < 3 else f"C-terminal {n - i}" if n - i <= 3 else "interior"
+            squares.setdefault(name, []).append(float((e**2).sum()))
+    assert {row.group for row in found} == set(squares)
+    for row in found:
+        assert row.components == 3 * len(squares[row.group])
+        assert row.mse.value == pytest.approx(np.mean(squares[row.group]) / 3, rel=1e-4)
+
+
+def test_the_network_alone_and_over_the_priors(frames):
+    """Priors and network as they are: E|F − f_net|² = E|f_prior|² + σ² as far as the noise is independent."""
+    found = evaluate(MODEL, PARAMS, frames, batch_beads=50, loader=Loader()).metrics
+    priors = evaluate(PRIOR, PRIOR_PARAMS, frames, batch_beads=50, loader=Loader())
+    rms = priors.terms[0].rms_force
+    assert found["force_mse_network"].value == pytest.approx(rms**2 + NOISE**2, rel=0.05)
+    assert found["explained_variance_over_prior"].value == pytest.approx(
+        1 - found["force_mse"].value / found["force_mse_prior"].value
+    )
+    assert found["force_mse_prior"].value == pytest.approx(priors.metrics["force_mse"].value, rel=1e-5)
+
+
+def test_histograms_count_every_component(result, frames):
+    found = result.histograms
+    reference = np.concatenate([frames.forces(row).ravel() for row in range(len(frames))])
+    assert np.array_equal(found.counts["reference"], np.histogram(reference.astype(float), found.edges)[0])
+    assert found.outside == 3 * result.beads - found.counts["reference"].sum()
+    assert 0 < found.outside < 0.01 * len(reference)
+    # the residual is the noise: its second moment is σ²
+    centre = 0.5 * (found.edges[1:] + found.edges[:-1])
+    spread = (found.counts["residual"] * centre**2).sum() / found.counts["residual"].sum()
+    assert spread == pytest.approx(result.metrics["force_mse"].value, rel=0.02)
+    assert found.joint.sum() <= found.counts["reference"].sum()
+    assert np.array_equal(found.joint.sum(1) <= found.counts["reference"], np.ones(len(centre), bool))
+
+
+def test_the_noise_floor_is_bounded(result):
+    """The true model: the best scaling of its parts leaves σ² as well, and no more than it does."""
+    mse = result.metrics["force_mse"].value
+    assert 0.98 * mse < result.floor_at_most.value <= mse
 
 
 def test_priors_alone(frames):
     result = evaluate(PRIOR, PRIOR_PARAMS, frames, batch_beads=50, loader=Loader())
     assert result.metrics["explained_variance"] == result.metrics["explained_variance_prior"]
-
-
-def test_blocks_are_stretches_of_one_run():
-    """Runs of 25 and 7 frames, and one of 12 that is stored in two parts: blocks of at most ten frames."""
-    runs = [(320.0, 25, True), (450.0, 7, True), (320.0, 3, False)]
-    frames = frame_set([flat_domain(0, runs), flat_domain(1, [(320.0, 12, True)])], True, CUTOFF)
-    blocks = _blocks(frames)
-    assert [len(list(group)) for _, group in groupby(blocks.tolist())] == [10, 10, 5, 7, 10, 2]
-    assert sorted(set(blocks.tolist())) == list(range(6))
-    cut = Pieces._make(np.append(column, column[-1]) for column in frames.pieces)
-    cut.count[-2:], cut.start[-1] = (5, 7), 5
-    assert np.array_equal(_blocks(replace(frames, pieces=cut)), blocks)
 
 
 def test_no_frame_is_an_error():

@@ -20,9 +20,8 @@ from jaxtyping import Array, Float, UInt32
 from cgrefine import energy
 from cgrefine.data.frames import FrameSet, Pieces
 from cgrefine.data.loader import Reading, each, sweep
-from cgrefine.data.packing import Batch, budget_for, slim
+from cgrefine.data.packing import Batch, budget_for, real_beads, slim
 from cgrefine.energy import Params, SumOfTerms
-from cgrefine.errors import InputError
 from cgrefine.fm import loss
 from cgrefine.fm.devices import AXIS, EVERYWHERE, SHARED, on_all, shared_out
 from cgrefine.neighbors import Neighbors
@@ -75,9 +74,8 @@ def gathered(frames: FrameSet, fixed: SumOfTerms, fixed_params: Params, edges: b
     mine = READING._replace(share=(jax.process_index(), jax.process_count()))
     batches = [slim(batch) for _, batch in each(sweep(frames, budget, mine))]
 
-    unusable = sum(int((batch.system.bead_mask & (batch.weight == 0)).sum()) for batch in batches)
-    if unusable:
-        raise InputError(f"priors.refit: {unusable} beads are in frames with a force that is not finite")
+    for batch in batches:
+        real_beads(batch)
     stacked = _shared_out(batches, mesh)
     left, squares, components = _residual(fixed, mesh, fixed_params, stacked)
     listed = stacked.neighbors if edges else jax.jit(_no_edges)(stacked.neighbors)
