@@ -49,7 +49,7 @@ def paths(l_max: int, parity: Parity, l_out: int | None = None) -> tuple[Path, .
     )
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def coupling(path: Path) -> Rows:
     """For each output component, the (m1, m2, coefficient) of its non-zero products."""
     cg = np.asarray(e3nn_jax.clebsch_gordan(*path)) * np.sqrt(2 * path.l3 + 1)
