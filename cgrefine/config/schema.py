@@ -398,15 +398,21 @@ class Model(Section):
     """The network on top of the priors; `none` is priors alone. priors false: the network without priors,
     which nothing keeps from flying apart (a case of `ablate`).
 
-    Allegro reads all fields; PaiNN and SchNet hidden, layers, n_bessel and envelope_p.
+    MACE reads all fields; Allegro all but l_hidden and correlation; PaiNN and SchNet hidden, layers, n_bessel
+    and envelope_p. l_max: degree of the spherical harmonics; l_hidden: highest degree of the features that
+    MACE hands from layer to layer, never above l_max; correlation: neighbours that one of its products
+    joins. parity: so3 tells mirror images apart with two layers or more (MACE: l_hidden above 0 and
+    correlation above 1 as well), o3 cannot.
     """
 
-    name: Literal["allegro", "painn", "schnet", "none"]
+    name: Literal["allegro", "mace", "painn", "schnet", "none"]
     cutoff_A: Annotated[float, Field(ge=4, le=30)]
     channels: Count = 32
     hidden: Count = 64
     layers: Annotated[int, Field(ge=1, le=4)] = 2
     l_max: Annotated[int, Field(ge=0, le=3)] = 2
+    l_hidden: Annotated[int, Field(ge=0, le=3)] = 1
+    correlation: Annotated[int, Field(ge=1, le=3)] = 3
     n_bessel: Count = 16
     envelope_p: Annotated[int, Field(ge=2)] = 6
     parity: Literal["o3", "so3"] = "so3"

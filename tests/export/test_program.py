@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from cgrefine.energy import NetworkTerm, SumOfTerms
 from cgrefine.errors import InputError
 from cgrefine.export import program
 from cgrefine.export.verify import term_values
+from cgrefine.fm.models.registry import network_term
 from tests.export import toy
 
 N_BEADS, N_EDGES = 24, 400
@@ -39,6 +41,26 @@ def test_program_equals_the_network_in_float64(network):
         assert found.energy == pytest.approx(expected.energy[i], rel=1e-5, abs=1e-4)
         assert np.abs(found.forces - expected.forces[i]).max() < 1e-4
         assert np.abs(found.virial - expected.virial[i]).max() < 1e-3
+
+
+@pytest.mark.slow
+def test_mace_leaves_as_a_program():
+    """A network of many-body messages between layers, with weights large enough to be seen."""
+    facts = {
+        "name": "mace", "cutoff_A": toy.NETWORK_CUTOFF_A, "channels": 2, "hidden": 4, "layers": 2,
+        "l_max": 1, "l_hidden": 1, "correlation": 3, "n_bessel": 4, "envelope_p": 6, "parity": "so3",
+        "avg_neighbors": 9.0,
+    }  # fmt: skip
+    term = network_term(facts)
+    params = jax.tree.map(lambda leaf: 1.5 * np.asarray(leaf), term.init(jax.random.key(0)))
+    artifact = program.build(term, params, N_BEADS, N_EDGES, "1.7.0").artifact
+    frame = toy.frames()[0]
+    found = program.load(artifact, toy.topology().species, N_EDGES, toy.NETWORK_CUTOFF_A)(frame)
+    expected = term_values(SumOfTerms((term,)), {"network": params}, toy.topology(), frame[None])["network"]
+    scale = np.abs(expected.forces).max()
+    assert scale > 0.01
+    assert np.abs(found.forces - expected.forces[0]).max() < 1e-4 * scale
+    assert found.energy == pytest.approx(expected.energy[0], rel=1e-4)
 
 
 def test_far_from_the_origin_no_digit_is_lost(network):

@@ -5,10 +5,11 @@ from dataclasses import fields
 from typing import Any
 
 from cgrefine.energy import NetworkTerm
-from cgrefine.fm.models import allegro, painn, schnet
+from cgrefine.fm.models import allegro, mace, painn, schnet
 
 NETWORKS: Mapping[str, tuple[type, Callable[[Any], NetworkTerm]]] = {
     "allegro": (allegro.Allegro, allegro.network),
+    "mace": (mace.MACE, mace.network),
     "painn": (painn.PaiNN, painn.network),
     "schnet": (schnet.SchNet, schnet.network),
 }

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 Parity = Literal["o3", "so3"]
 Tensor = tuple[Array, ...]
 Features = tuple[Tensor, ...]
+Rows = tuple[tuple[tuple[int, int, float], ...], ...]
 
 
 class Path(NamedTuple):
@@ -48,8 +49,8 @@ def paths(l_max: int, parity: Parity, l_out: int | None = None) -> tuple[Path, .
     )
 
 
-@lru_cache(maxsize=64)
-def coupling(path: Path) -> tuple[tuple[tuple[int, int, float], ...], ...]:
+@lru_cache(maxsize=512)
+def coupling(path: Path) -> Rows:
     """For each output component, the (m1, m2, coefficient) of its non-zero products."""
     cg = np.asarray(e3nn_jax.clebsch_gordan(*path)) * np.sqrt(2 * path.l3 + 1)
     return tuple(
@@ -58,10 +59,32 @@ def coupling(path: Path) -> tuple[tuple[tuple[int, int, float], ...], ...]:
     )
 
 
+@lru_cache(maxsize=64)
+def symmetric_coupling(path: Path) -> Rows:
+    """`coupling` of a tensor with itself: x_a x_b and x_b x_a are one term, with a <= b."""
+    rows = []
+    for terms in coupling(path):
+        joined: dict[tuple[int, int], float] = {}
+        for a, b, c in terms:
+            pair = (min(a, b), max(a, b))
+            joined[pair] = joined.get(pair, 0.0) + c
+        rows.append(tuple((a, b, c) for (a, b), c in joined.items() if abs(c) > 1e-6))
+    return tuple(rows)
+
+
 def product(path: Path, first: Sequence[Array], second: Sequence[Array]) -> Tensor:
     """Clebsch-Gordan product of a degree-l1 and a degree-l2 tensor, elementwise over edges and channels."""
+    return _summed(path, coupling(path), first, second)
+
+
+def square(path: Path, tensor: Sequence[Array]) -> Tensor:
+    """`product` of a tensor with itself, l1 = l2, for even l3; it is zero for odd ones."""
+    return _summed(path, symmetric_coupling(path), tensor, tensor)
+
+
+def _summed(path: Path, rows: Rows, first: Sequence[Array], second: Sequence[Array]) -> Tensor:
     components = []
-    for terms in coupling(path):
+    for terms in rows:
         component = None
         for a, b, c in terms:
             term = c * (first[a] * second[b])
