@@ -68,21 +68,21 @@ def test_the_rate_may_change(name):
     state = rule(0).init(params)
 
     def moved(rate):
-        made = optimizers.optimizer(name, rate, FAR, 0.0)
+        made: Any = optimizers.optimizer(name, rate, FAR, 0.0)
         return made.update(params, state, params, value=jnp.ones(()))[0]["matrix"]
 
     assert np.allclose(jax.jit(moved)(RATE), moved(RATE), rtol=1e-12)
 
 
 def test_the_norm_is_clipped_before():
-    made = optimizers.optimizer("sgd", 1.0, 0.01, 0.0)
+    made: Any = optimizers.optimizer("sgd", 1.0, 0.01, 0.0)
     params = {"matrix": jnp.ones((2, 2))}
     updates, _ = made.update({"matrix": 5.0 * jnp.ones((2, 2))}, made.init(params), params, value=1.0)
     assert float(optax.tree.norm(updates)) == pytest.approx(0.01 * 1.9)
 
 
 def test_updates_that_are_not_finite_are_skipped():
-    made = optimizers.optimizer("adabelief", 0.1, 1.0, 0.0)
+    made: Any = optimizers.optimizer("adabelief", 0.1, 1.0, 0.0)
     params = {"matrix": jnp.ones((2, 2))}
     begin = made.init(params)
     updates, state = made.update({"matrix": jnp.full((2, 2), jnp.nan)}, begin, params, value=1.0)
@@ -94,7 +94,7 @@ def test_updates_that_are_not_finite_are_skipped():
 def test_weight_decay_acts_on_matrices_of_the_network_alone():
     """Without a gradient a decayed matrix shrinks by (1 - rate · decay); vectors and priors stay."""
     params = {"matrix": jnp.ones((2, 2)), "vector": jnp.ones(2)}
-    made = optimizers.optimizer("adabelief", 0.1, 1.0, 0.5)
+    made: Any = optimizers.optimizer("adabelief", 0.1, 1.0, 0.5)
     updates, _ = made.update(jax.tree.map(jnp.zeros_like, params), made.init(params), params)
     assert np.allclose(updates["matrix"], -0.05) and np.all(updates["vector"] == 0.0)
     both = {"network": {"w": jnp.ones((2, 2))}, "priors": {"repulsion": {"sigma": jnp.ones((2, 2))}}}

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from cgrefine.fm.lanes import n_lanes
 SCRIPT = """
 import json, sys
 from pathlib import Path
+from typing import Any
 from cgrefine import distributed
 place, devices, lanes, folder, start = json.loads(sys.argv[1])
 if place is not None:
@@ -73,7 +75,7 @@ def run(folder, devices=1, lanes=2, place=None, start=False):
     )
 
 
-def result(process):
+def result(process) -> Any:
     out, error = process.communicate(timeout=300)
     assert process.returncode == 0, error[-3000:]
     # gloo talks on the same stream

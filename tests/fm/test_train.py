@@ -201,10 +201,10 @@ def test_an_end_is_asked_for(task):
 def test_the_average_of_parameters_by_hand(task):
     """Each update: a ← d a + (1-d) θ with d = min(0.9, (1+n)/(10+n)); the average is what is validated."""
     settings = changed(epochs=1, ema_decay=0.9)
-    average, n = None, 0
+    average, n = np.zeros(2), 0
     for event in fit(task, settings, LOADER):
         state = event.snapshot().state
-        if average is None:
+        if event.log is not None and event.log.epoch == 0:
             average = np.asarray(state.params["height"], np.float64)
             continue
         d = min(0.9, (1 + n) / (10 + n))
