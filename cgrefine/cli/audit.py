@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from cgrefine import units
 from cgrefine.artifacts import Stage, read_json, write_json
+from cgrefine.cli.audit_ensemble import Doubt, doubt
 from cgrefine.cli.console import Console
 from cgrefine.cli.simulate import Outcome, Replica, packed, read_outcomes
 from cgrefine.config.schema import Audit, Config, Sim
@@ -62,10 +63,40 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     verdict = judged(found, duration, cfg.confidence)
     force_field = forcefield.load(root / "train" / "forcefield")
     drift = conserved(force_field, nve_replicas(found, root, cfg.nve_replicas), sim, cfg, console)
+    doubtful = doubt(root, found)
     _record(stage, verdict, drift, found, sim, cfg)
-    write_json(stage.path / "audit.json", _content(verdict, drift, found, cfg))
-    _write_report(stage, verdict, drift, found)
+    content = _content(verdict, drift, found, cfg)
+    sections = []
+    if doubtful is not None:
+        stage.record.metric("disagreement_ratio", doubtful.ratio)
+        content["ensemble"] = {
+            "ratio": doubtful.ratio,
+            "frames": doubtful.frames,
+            "validation_kcal_mol_A": doubtful.validation._asdict(),
+            "simulated_kcal_mol_A": doubtful.simulated._asdict(),
+        }
+        sections.append(_ensemble_section(doubtful, cfg))
+        if doubtful.ratio > cfg.max_disagreement_ratio:
+            console.result(f"warning: {sections[-1].text}")
+    write_json(stage.path / "audit.json", content)
+    _write_report(stage, verdict, drift, found, sections)
     console.say(verdict.sentence)
+
+
+def _ensemble_section(found: Doubt, cfg: Audit) -> Section:
+    far = found.ratio > cfg.max_disagreement_ratio
+    text = (
+        f"Members of the ensemble disagree about forces {found.ratio:.2f} times as much on simulated "
+        f"frames as on validation frames; up to {cfg.max_disagreement_ratio:g} is usual. "
+        + (
+            "The simulation has gone where they know little: look at it before it is believed."
+            if far
+            else "The simulation stayed where they agree."
+        )
+    )
+    columns = ("frames", "RMS, kcal/mol/Å", "median", "95th percentile", "largest")
+    rows = [("validation", *found.validation), (f"{found.frames} simulated", *found.simulated)]
+    return Section("Ensemble", text, Table(columns, rows))
 
 
 def judged(found: Sequence[Outcome], duration_ps: float, confidence: float) -> Verdict:
@@ -180,7 +211,9 @@ def _content(verdict: Verdict, drift: Drift, found: Sequence[Outcome], cfg: Audi
     }  # fmt: skip
 
 
-def _write_report(stage: Stage, verdict: Verdict, drift: Drift, found: Sequence[Outcome]) -> None:
+def _write_report(
+    stage: Stage, verdict: Verdict, drift: Drift, found: Sequence[Outcome], more: Sequence[Section]
+) -> None:
     curve, energy = _survival_figure(verdict), _energy_figure(drift)
     (stage.path / "figures").mkdir()
     save_figure(stage.path / "figures" / "survival.png", curve)
@@ -212,6 +245,7 @@ def _write_report(stage: Stage, verdict: Verdict, drift: Drift, found: Sequence[
             Table(("domain", "replica", "drift, kcal/mol/ns", "outcome"), nve),
             [figure(energy)],
         ),
+        *more,
     ]
     write_page(stage.path / "report.html", "Stability audit", sections)
 

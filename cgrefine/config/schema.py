@@ -586,7 +586,10 @@ class Observables(Section):
 
 
 class Audit(Section):
-    """Verdict limits, and the short NVE run that measures energy drift."""
+    """Verdict limits, and the short NVE run that measures energy drift.
+
+    max_disagreement_ratio: of an ensemble's forces, simulated over validation frames, before a warning.
+    """
 
     max_unstable_fraction: Fraction = 0.05
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -594,6 +597,7 @@ class Audit(Section):
     nve_timestep_fs: Positive = 1.0
     nve_replicas: Count = 4
     max_temperature_error_fraction: Positive = 0.05
+    max_disagreement_ratio: Positive = 2.0
 
 
 class Export(Section):

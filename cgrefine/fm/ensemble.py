@@ -27,8 +27,13 @@ class Disagreement(NamedTuple):
 
 
 def force_variance(forces: Float[Array | np.ndarray, "members beads 3"]) -> Float[Array, " beads"]:
-    """Variance of a force component over members, unbiased and averaged over x, y and z, (kcal/mol/Å)²."""
+    """Variance of a force component over members, unbiased and averaged over x, y and z, (kcal/mol/Å)².
+
+    Raises ValueError on fewer than two members.
+    """
     members = forces.shape[0]
+    if members < 2:
+        raise ValueError(f"{members} member cannot disagree: two or more are needed")
     apart = forces - jnp.mean(forces, axis=0)
     return jnp.sum(apart**2, axis=(0, 2)) / (3.0 * (members - 1))
 
@@ -36,12 +41,7 @@ def force_variance(forces: Float[Array | np.ndarray, "members beads 3"]) -> Floa
 def disagreement(
     members: Sequence[ForceField], frames: FrameSet, batch_beads: int, loader: Loader | None = None
 ) -> Disagreement:
-    """Over all frames, whose edges reach as far as the longest cutoff; members differ in parameters alone.
-
-    Raises ValueError on fewer than two members.
-    """
-    if len(members) < 2:
-        raise ValueError(f"{len(members)} member cannot disagree: two or more are needed")
+    """Over all frames, whose edges reach as far as the longest cutoff; members differ in parameters alone."""
     loader = Loader() if loader is None else loader
     model = members[0].model
     params = [jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), m.params) for m in members]

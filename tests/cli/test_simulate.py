@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from functools import cached_property
 
 import mdtraj
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from cgrefine.artifacts import stage_folder
-from cgrefine.cli import audit, simulate
+from cgrefine.cli import audit, audit_ensemble, simulate
 from cgrefine.cli.console import Console
 from cgrefine.cli.simulate import Outcome, assigned, chosen_domains, packs, read_outcomes, write_outcomes
 from cgrefine.config import parse
@@ -168,3 +169,37 @@ def test_the_temperature_check_allows_for_noise():
     assert audit.temperature_error(Estimate(310.0, 2.0), 300.0) == pytest.approx(0.02)
     assert audit.temperature_error(Estimate(310.0, 6.0), 300.0) == 0.0
     assert audit.temperature_error(Estimate(310.0, float("nan")), 300.0) == pytest.approx(1 / 30)
+
+
+def test_members_that_disagree_on_simulated_frames_are_told(root, monkeypatch):
+    """Two springs of 90 and 110 for the bond of held: F differs by 20 (r - 3.8) on each end of a bond."""
+    k = {"0": 90.0, "1": 110.0}
+    members = root / "train" / "members"
+    for name in k:
+        (members / name).mkdir(parents=True)
+    known = {"rms": 0.5, "median": 0.1, "percentile_95": 1.0, "largest": 2.0}
+    (root / "train" / "ensemble.json").write_text(json.dumps({"disagreement_kcal_mol_A": known}))
+    monkeypatch.setattr(
+        audit_ensemble.forcefield,
+        "load",
+        lambda path: Springs({}, {"bond": {"k": np.array([k[path.parent.name], 0.0], np.float32)}}),
+    )
+    found = [o for o in read_outcomes(root / "simulate" / "replicas.csv") if o.domain == "held"]
+    told = audit_ensemble.doubt(root, found)
+    assert told is not None and told.frames == 60
+    apart = []
+    for domain in audit_ensemble.simulated(open_dataset(root / "prepare"), root, found):
+        x = np.asarray(domain.positions, np.float64)
+        bond = np.diff(x, axis=1)
+        r = np.linalg.norm(bond, axis=-1, keepdims=True)
+        pull = 20.0 * (r - 3.8) * bond / r
+        force = np.zeros_like(x)
+        force[:, :-1] += pull
+        force[:, 1:] -= pull
+        apart.append(force)
+    # two members that differ by d have the variance d²/2
+    expected = np.sqrt(np.mean(np.concatenate(apart) ** 2) / 2.0)
+    assert told.simulated.rms == pytest.approx(expected, rel=1e-3)
+    assert told.ratio == pytest.approx(expected / 0.5, rel=1e-3)
+    shutil.rmtree(root / "train")
+    assert audit_ensemble.doubt(root, found) is None

@@ -1,16 +1,20 @@
 """The train stage on chains of known priors: priors kept, trained along, and left out."""
 
+import csv
+import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cgrefine.artifacts import Record, Stage
-from cgrefine.cli import train
+from cgrefine.cli import train, train_member
 from cgrefine.cli.console import Console
 from cgrefine.config.load import parse
 from cgrefine.data.store import write_domain, write_index
-from cgrefine.errors import InputError
+from cgrefine.errors import InputError, Interrupted
 from cgrefine.fm import forcefield
 from tests.fm.prior_toy import FACTS, T_K, WRONG, prior_domain
 from tests.fm.toy import CUTOFF, RADIAL
@@ -23,7 +27,7 @@ PRIORS = {name: WRONG[name] for name in ("bond", "repulsion")}
 @pytest.fixture(autouse=True)
 def _small_network(monkeypatch):
     """Two Gaussians of the distance for whatever network is asked for: compiled in a second."""
-    for module in (train, forcefield):
+    for module in (train_member, forcefield):
         monkeypatch.setattr(module, "network_term", lambda facts: RADIAL)
 
 
@@ -42,7 +46,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ran(root: Path, tmp_path: Path, model: dict, settings: dict) -> Stage:
-    stage = Stage("train", tmp_path, Record())
+    stage = Stage("train", tmp_path, Record(), fingerprint="this")
     config = parse({"model": {**MODEL, **model}, "train": {**TRAIN, **settings}}, "test")
     train.build(stage, config, root, Console(quiet=True))
     return stage
@@ -91,3 +95,63 @@ def test_priors_stay_as_they_were_fitted(root: Path, tmp_path: Path):
         for name, value in leaves.items():
             assert np.array_equal(saved.params[term][name], value)
     assert "As the stage" in (tmp_path / "report.html").read_text()
+
+
+def numbers(path: Path) -> list[dict[str, str]]:
+    """The rows of a log without the times."""
+    times = ("seconds_per_update", "waiting_fraction")
+    with path.open(newline="") as handle:
+        return [{k: v for k, v in row.items() if k not in times} for row in csv.DictReader(handle)]
+
+
+def test_a_signal_ends_training_and_the_same_command_goes_on(root: Path, tmp_path: Path, monkeypatch):
+    """USR1 during the third update: a checkpoint, and from there the numbers of an undisturbed run."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    ran(root, whole, {}, {})
+    fit, seen = train_member.fit, []
+
+    def signalled(*arguments, **options):
+        for event in fit(*arguments, **options):
+            seen.append(event)
+            if len(seen) == 3:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            yield event
+
+    monkeypatch.setattr(train_member, "fit", signalled)
+    with pytest.raises(Interrupted, match="ended by a signal in epoch 1") as error:
+        ran(root, broken, {}, {})
+    assert error.value.number == signal.SIGUSR1 and not (broken / "forcefield").exists()
+    assert seen[-1].stopped and signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+    monkeypatch.setattr(train_member, "fit", fit)
+    ran(root, broken, {}, {})
+    assert numbers(broken / "log.csv") == numbers(whole / "log.csv")
+    found, expected = (forcefield.load(folder / "forcefield").params for folder in (broken, whole))
+    assert np.array_equal(found["network"]["height"], expected["network"]["height"])
+
+
+def test_an_ensemble_has_its_best_member_in_front(root: Path, tmp_path: Path):
+    """Three seeds: the one of lowest error is what goes on; what they disagree about is told."""
+    stage = ran(root, tmp_path, {}, {"ensemble": {"members": 3, "save": "all"}, "seed": 5})
+    told = json.loads((tmp_path / "ensemble.json").read_text())
+    assert told["seeds"] == [5, 6, 7] and len(set(told["val_force_mse"])) == 3
+    best = told["seeds"][int(np.argmin(told["val_force_mse"]))]
+    assert told["best"] == best
+    members = {s: forcefield.load(tmp_path / "members" / str(s) / "forcefield") for s in (5, 6, 7)}
+    front = forcefield.load(tmp_path / "forcefield").params["network"]["height"]
+    assert np.array_equal(front, members[best].params["network"]["height"])
+    assert told["disagreement_kcal_mol_A"]["rms"] > 0.0
+    metrics = stage.record.metrics
+    assert metrics["ensemble_members"] == 3
+    assert metrics["val_force_mse"]["value"] == min(told["val_force_mse"])
+    assert metrics["ensemble_val_force_mse"]["stderr"] == pytest.approx(
+        np.std(told["val_force_mse"], ddof=1) / np.sqrt(3)
+    )
+
+
+def test_the_log_shows_rmse_beside_mse(root: Path, tmp_path: Path):
+    ran(root, tmp_path, {}, {"epochs": 1})
+    for row in numbers(tmp_path / "log.csv"):
+        mse, zero = float(row["val_force_mse"]), float(row["val_force_mse_zero"])
+        assert float(row["val_force_rmse"]) == pytest.approx(np.sqrt(mse), rel=1e-5)
+        assert float(row["explained_variance"]) == pytest.approx(1 - mse / zero, abs=1e-5)
+    assert "RMSE" in (tmp_path / "report.html").read_text()
