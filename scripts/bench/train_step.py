@@ -44,13 +44,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "small": {"name": "allegro", "size": "small"},
     "default": {"name": "allegro"},
     "large": {"name": "allegro", "size": "large"},
-    "concatenated": {
-        "name": "allegro", "size": "large", "products": "concatenated", "hidden": 96, "parity": "o3",
-    },
+    "wide": {"name": "allegro", "size": "large", "channels": 128, "hidden": 168, "parity": "o3"},
+    "concatenated": {"name": "allegro", "size": "large", "products": "concatenated", "hidden": 200},
     "painn": {"name": "painn"},
     "schnet": {"name": "schnet"},
-}  # fmt: skip
-"""Model sections of the configuration, without the cutoff."""
+}
+"""Model sections of the configuration, without the cutoff. wide: as many channels as the peer, on its paths;
+concatenated: so many parameters as large. PaiNN and SchNet have the hidden width of the default."""
 
 
 class Compiled(NamedTuple):
