@@ -3,7 +3,7 @@
 A value that changes the physics (temperature, cutoff, time step) has no default: the user states it.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -394,19 +394,32 @@ class Priors(Section):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
+MODEL_SIZES: dict[str, dict[str, int]] = {
+    "small": {"channels": 16, "hidden": 32, "layers": 1, "n_bessel": 8},
+    "large": {"channels": 64, "hidden": 224, "layers": 3, "n_bessel": 24},
+}
+"""What other sizes of a model have instead of the defaults, which are the size `default`."""
+
+
 class Model(Section):
     """The network on top of the priors; `none` is priors alone. priors false: the network without priors,
     which nothing keeps from flying apart (a case of `ablate`).
 
-    MACE reads all fields; Allegro all but l_hidden and correlation; PaiNN and SchNet hidden, layers, n_bessel
-    and envelope_p. l_max: degree of the spherical harmonics; l_hidden: highest degree of the features that
-    MACE hands from layer to layer, never above l_max; correlation: neighbours that one of its products
-    joins. parity: so3 tells mirror images apart with two layers or more (MACE: l_hidden above 0 and
+    size: the values of fields that are not given, see MODEL_SIZES. Allegro has 11 thousand parameters in
+    the size small, 65 thousand in default and 768 thousand in large.
+
+    products: channelwise is cheap, concatenated is the form of the Allegro paper (see fm.models.allegro).
+    species_pair: edge energies are scaled by a parameter of the pair of species.
+    MACE reads all fields but these two; Allegro all but l_hidden and correlation; PaiNN and SchNet hidden,
+    layers, n_bessel and envelope_p. l_max: degree of the spherical harmonics; l_hidden: highest degree of the
+    features that MACE hands from layer to layer, never above l_max; correlation: neighbours that one of its
+    products joins. parity: so3 tells mirror images apart with two layers or more (MACE: l_hidden above 0 and
     correlation above 1 as well), o3 cannot.
     """
 
     name: Literal["allegro", "mace", "painn", "schnet", "none"]
     cutoff_A: Annotated[float, Field(ge=4, le=30)]
+    size: Literal["small", "default", "large"] = "default"
     channels: Count = 32
     hidden: Count = 64
     layers: Annotated[int, Field(ge=1, le=4)] = 2
@@ -416,7 +429,17 @@ class Model(Section):
     n_bessel: Count = 16
     envelope_p: Annotated[int, Field(ge=2)] = 6
     parity: Literal["o3", "so3"] = "so3"
+    products: Literal["channelwise", "concatenated"] = "channelwise"
+    species_pair: bool = True
     priors: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sized(cls, given: Any) -> Any:
+        """A field that is given wins over the size."""
+        if not isinstance(given, dict):
+            return given
+        return {**MODEL_SIZES.get(str(given.get("size")), {}), **given}
 
 
 OptimizerName = Literal["adabelief", "adam", "yogi", "lion", "sgd", "polyak_sgd", "fromage"]

@@ -37,6 +37,20 @@ def test_overrides_are_yaml_values(config_file):
     assert config.data is not None and config.data.temperatures_K == [320.0, 450.0]
 
 
+def test_a_given_field_wins_over_the_size(config_file):
+    """Whichever is named first; the dump states every number, and reads as the same model."""
+    default = load_config(config_file).model
+    for overrides in (["model.size=large", "model.channels=48"], ["model.channels=48", "model.size=large"]):
+        config = load_config(config_file, overrides)
+        model = config.model
+        assert default is not None and model is not None
+        assert model.channels == 48 and model.hidden > default.hidden and model.layers > default.layers
+        assert model.l_max == default.l_max
+        assert parse(yaml.safe_load(dump(config)), "dump") == config
+    same = load_config(config_file, ["model.size=default"]).model
+    assert same == default
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -45,6 +59,9 @@ def test_overrides_are_yaml_values(config_file):
             r"model\.cutof: unknown key \(did you mean cutoff_A\?\); choose from .*\bcutoff_A, ",
         ),
         ("model.name=alegro", r"model\.name = 'alegro': .*'allegro', .*or 'none'"),
+        ("model.size=huge", r"model\.size = 'huge': .*'small', 'default' or 'large'"),
+        ("model.size=[large]", r"model\.size = \['large'\]: .*'small', 'default' or 'large'"),
+        ("model=allegro", r"model = 'allegro': .*instance of Model"),
         ("sim.timestep_fs=-2", r"sim\.timestep_fs = -2: .*greater than 0"),
         ("sim.temperature_K=0.3", r"sim\.temperature_K = 0\.3"),
         ("train.epochs=0", r"train\.epochs = 0"),

@@ -14,7 +14,7 @@ from tests.chains import random_chain, random_topology
 CUTOFF = 9.0
 ALLEGRO = {
     "name": "allegro", "cutoff_A": CUTOFF, "channels": 3, "hidden": 8, "layers": 2, "l_max": 2, "n_bessel": 6,
-    "envelope_p": 6, "parity": "so3", "avg_neighbors": 8.0,
+    "envelope_p": 6, "parity": "so3", "products": "channelwise", "species_pair": True, "avg_neighbors": 8.0,
 }  # fmt: skip
 MACE = {**ALLEGRO, "name": "mace", "l_hidden": 1, "correlation": 3}
 PASSING = {"cutoff_A": CUTOFF, "hidden": 8, "layers": 2, "n_bessel": 6, "envelope_p": 6, "avg_neighbors": 8.0}
@@ -23,6 +23,7 @@ NETWORKS = {
     "allegro-o3": {**ALLEGRO, "parity": "o3", "l_max": 1},
     "mace-so3": MACE,
     "mace-o3": {**MACE, "parity": "o3", "l_max": 1, "correlation": 2},
+    "allegro-concatenated": {**ALLEGRO, "products": "concatenated", "species_pair": False, "l_max": 1},
     "painn": {"name": "painn", **PASSING},
     "schnet": {"name": "schnet", **PASSING},
 }
@@ -197,7 +198,7 @@ def test_an_untrained_network_is_small(subject, chain):
 
 def test_mirror_images(chain):
     """so3 tells a chain from its mirror image; o3, PaiNN and SchNet cannot."""
-    for name, differs in {name: name.endswith("so3") for name in NETWORKS}.items():
+    for name, differs in {name: facts.get("parity") == "so3" for name, facts in NETWORKS.items()}.items():
         one, other = (subject_of(name)(sign * chain)[0] for sign in (1.0, -1.0))
         gap = np.abs(one - other).max() / np.abs(one).max()
         assert gap > 1e-4 if differs else gap < 1e-10

@@ -353,7 +353,7 @@ def test_allegro_learns_in_single_precision(sets, task):
     """Smoke: parameters stay float32, and a few epochs lower the error of the prior by half."""
     facts = {
         "name": "allegro", "cutoff_A": CUTOFF, "channels": 4, "hidden": 16, "layers": 1, "l_max": 0,
-        "n_bessel": 8, "envelope_p": 6, "parity": "o3",
+        "n_bessel": 8, "envelope_p": 6, "parity": "o3", "products": "channelwise", "species_pair": True,
         "avg_neighbors": mean_neighbors(sets[0], CUTOFF),
     }  # fmt: skip
     settings = changed(learning_rate=2e-2, epochs=8, decoy_fraction=0.1)

@@ -2,17 +2,23 @@
 
 Musaelian, Batzner, Johansson, Sun, Owen, Kornbluth & Kozinsky, Nat. Commun. 14, 579 (2023). Symbols:
 x is the scalar latent x^{ij,L} of edge i→j, V its tensor features V^{ij,L}, u(r) the polynomial
-envelope, A the embedded environment of centre i. Of the paper's tensor product layer the cheap form is
-used: the paths into a degree are added up channel by channel, then mixed by one channel matrix for each
-degree. A path needs no weights of its own: w_{l1,c} of V and w_{l2,c} of A already weight each path and
-channel, and weights after the product cost a sum over edges for each of them in the second derivative
-(half of the memory traffic of a training step). The last layer makes scalars only, since nothing reads
-its tensors.
+envelope, A the embedded environment of centre i. The products V ⊗ A of all paths into one degree l are
+mixed by one matrix W_l, in the paper's form or in a cheaper one (`JOINED`):
+
+    concatenated   V'_{lm,c} = Σ_{p,c'} W_l[(p,c'), c] (V ⊗ A)_{p,lm,c'}     (p over the paths into l)
+    channelwise    V'_{lm,c} = Σ_{c'} W_l[c', c] Σ_p (V ⊗ A)_{p,lm,c'}
+
+In the second a path has no weights of its own: w_{l1,c} of V and w_{l2,c} of A already weight each path
+and channel. Weights after the product cost a sum over edges for each of them in the second derivative.
+The last layer makes scalars only, since nothing reads its tensors.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import add
+from typing import Literal
 
 import haiku as hk
 import jax
@@ -26,6 +32,14 @@ from cgrefine.fm.models import tensor_product as tp
 from cgrefine.fm.models.layers import FINAL_SCALE, bessel, linear, mlp, silu
 from cgrefine.residues import N_SPECIES
 
+Products = Literal["channelwise", "concatenated"]
+
+JOINED: Mapping[Products, Callable[[list[Array]], Array]] = {
+    "channelwise": lambda parts: reduce(add, parts),
+    "concatenated": lambda parts: jnp.concatenate(parts, axis=1),
+}
+"""One component of all paths into a degree, each (edges, channels), as the input of the mixing matrix."""
+
 
 @dataclass(frozen=True)
 class Allegro:
@@ -33,6 +47,8 @@ class Allegro:
 
     envelope_p: exponent of the envelope; energy, force and force gradient vanish at cutoff_A.
     parity: "so3" tells mirror images apart (with two layers or more), "o3" cannot.
+    products: see JOINED. species_pair: the energy of an edge is scaled by a parameter of its two species,
+    σ_{Z_i,Z_j} of the paper.
     """
 
     cutoff_A: float
@@ -44,6 +60,8 @@ class Allegro:
     n_bessel: int
     envelope_p: int
     parity: tp.Parity
+    products: Products
+    species_pair: bool
 
 
 def network(facts: Allegro) -> NetworkTerm:
@@ -74,9 +92,10 @@ def _bead_energies(
         scalars, tensors = _tensor_layer(facts, tensors, around, last, f"product_{layer}")
         update = mlp((facts.hidden, facts.hidden), f"latent_{layer}")(jnp.concatenate([x, scalars], axis=1))
         x = (x + u * update) * math.sqrt(0.5)
-    edge = mlp((facts.hidden // 2 or 1, 1), "energy", final_scale=FINAL_SCALE)(x)[:, 0]
-    scale = hk.get_parameter("pair_scale", (N_SPECIES, N_SPECIES), vectors.dtype, jnp.zeros)
-    energy = (1.0 + scale[centre, neighbour]) * u[:, 0] * edge
+    energy = u[:, 0] * mlp((facts.hidden // 2 or 1, 1), "energy", final_scale=FINAL_SCALE)(x)[:, 0]
+    if facts.species_pair:
+        scale = hk.get_parameter("pair_scale", (N_SPECIES, N_SPECIES), vectors.dtype, jnp.zeros)
+        energy = (1.0 + scale[centre, neighbour]) * energy
     return jax.ops.segment_sum(energy, senders, species.shape[0]) * _per_neighbour(facts)
 
 
@@ -100,7 +119,7 @@ def _weighted(facts: Allegro, x: Array, harmonics: tp.Features, name: str) -> tp
     Without a bias, so the weights vanish with x at the cutoff.
     """
     weights = linear((facts.l_max + 1) * facts.channels, name, bias=False)(x)
-    by_degree = [weights[:, d * facts.channels : (d + 1) * facts.channels] for d in range(facts.l_max + 1)]
+    by_degree = jnp.split(weights, facts.l_max + 1, axis=1)
     return tuple(tuple(w * y for y in tensor) for w, tensor in zip(by_degree, harmonics, strict=True))
 
 
@@ -119,24 +138,22 @@ def _tensor_layer(
     facts: Allegro, tensors: tp.Features, around: tp.Features, last: bool, name: str
 ) -> tuple[Array, tp.Features]:
     """V ⊗ A: (scalars of every path, for the latent MLP; mixed tensors, none in the last layer)."""
-    channels = facts.channels
-    scalars, outputs = [], {}
+    made: dict[int, list[tp.Tensor]] = {}
     for path in tp.paths(facts.l_max, facts.parity, l_out=0 if last else facts.l_max):
-        made = tp.product(path, tensors[path.l1], around[path.l2])
-        if path.l3 == 0:
-            scalars.append(made[0])
-        outputs.setdefault(path.l3, []).append(made)
-    joined = jnp.concatenate(scalars, axis=1)
+        made.setdefault(path.l3, []).append(tp.product(path, tensors[path.l1], around[path.l2]))
+    scalars = jnp.concatenate([scalar for (scalar,) in made[0]], axis=1)
     if last:
-        return joined, ()
-    mixed = []
-    for degree, parts in sorted(outputs.items()):
-        matrix = hk.get_parameter(
-            f"{name}_mix_{degree}", (channels, channels), joined.dtype, jnp.ones
-        ) * math.sqrt(1 / (channels * len(parts)))
-        summed = [sum(part[m] for part in parts) for m in range(2 * degree + 1)]
-        mixed.append(tuple(component @ matrix for component in summed))
-    return joined, tuple(mixed)
+        return scalars, ()
+    return scalars, tuple(_mixed(facts, made[d], f"{name}_mix_{d}") for d in sorted(made))
+
+
+def _mixed(facts: Allegro, parts: list[tp.Tensor], name: str) -> tp.Tensor:
+    """Tensors of one degree, one for each path into it, mixed to `channels` of them."""
+    joined = [JOINED[facts.products](list(component)) for component in zip(*parts, strict=True)]
+    shape = joined[0].shape[1], facts.channels
+    matrix = hk.get_parameter(name, shape, joined[0].dtype, jnp.ones)
+    matrix = matrix * (facts.channels * len(parts)) ** -0.5
+    return tuple(component @ matrix for component in joined)
 
 
 def _per_neighbour(facts: Allegro) -> float:
