@@ -140,9 +140,9 @@ def trained(member: Member, settings: Train, job: Job, console: Console) -> Snap
                 last = event.snapshot()
                 checkpoints.write(manager, last, job.fingerprint)
             if event.stopped:
-                raise Interrupted(
-                    asked() or signal.SIGTERM, f"training stopped in epoch {event.progress.epoch + 1}"
-                )
+                epoch = event.progress.epoch + 1
+                told = f"training was ended by a signal in epoch {epoch}, a checkpoint is written"
+                raise Interrupted(asked() or signal.SIGTERM, told)
     assert last is not None
     if distributed.is_first():
         write_csv(job.folder / "log.csv", last.progress.log)

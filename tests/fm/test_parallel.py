@@ -101,7 +101,9 @@ def close(found, expected):
     assert np.allclose(found["slots"], expected["slots"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_devices_are_one(one, tmp_path):
+    """Beside what two processes and the run that is resumed on two devices say."""
     close(result(run(tmp_path, devices=2)), one[0])
 
 

@@ -168,6 +168,7 @@ def test_units(force_field, length, unit):
     assert np.allclose(found[1], forces * per_kcal / per_A, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_gradients_reach_every_parameter(force_field):
     """Against central differences along a random direction in the space of the parameters."""
     model = force_field.model.only(("bond", "network"))
