@@ -185,7 +185,7 @@ class Loader(Section):
     temperatures_K: list[Temperature] | None = None
     temperature_weights: dict[float, Positive] = {}
     buffer_frames: Count = 256
-    edge_headroom: Annotated[float, Field(ge=1)] = 1.05
+    edge_headroom: Annotated[float, Field(ge=1)] = 1.0
     prefetch: Count = 4
     workers: Annotated[int, Field(ge=0)] = 0
 
