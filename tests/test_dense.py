@@ -70,7 +70,11 @@ def dense_forces(model, x, dtype):
 
 @pytest.mark.parametrize(
     "names",
-    [(name,) for name in FACTS] + [("bond", "angle", "dihedral", "repulsion"), ("torsion", "near", "charge")],
+    [
+        *[(name,) for name in FACTS],
+        ("bond", "angle", "dihedral", "repulsion"),
+        pytest.param(("torsion", "near", "charge"), marks=pytest.mark.slow),
+    ],
 )
 def test_forces_are_those_of_the_packed_energy(names):
     """Float64: to 2e-4 of the largest (angles and splines are tables); float32: to its rounding on top."""

@@ -83,6 +83,7 @@ def main() -> None:
                 rounds.append(
                     {"optimisation": stage + 1, "after_s": round(after, 2), "updates": updates, "same": same}
                 )
+                print(json.dumps(rounds[-1]), file=sys.stderr)
                 done += 1
         shutil.rmtree(killed_run, ignore_errors=True)
         result = {

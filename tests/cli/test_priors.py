@@ -133,6 +133,7 @@ def planted(fitted: FittedPriors, term: str, facts: dict, **values: np.ndarray) 
     return replace(fitted, facts={**fitted.facts, "terms": terms}, params=params)
 
 
+@pytest.mark.slow
 def test_planted_false_minimum_of_angles_at_43_degrees(root, inverted):
     """A free polynomial with a deep well where no data lie: angles fold there, and the run says so."""
     theta = np.linspace(0.2, np.pi, 300)
@@ -145,6 +146,7 @@ def test_planted_false_minimum_of_angles_at_43_degrees(root, inverted):
     assert bad >= {"stable_fraction", "walls_kT"} and Status.SECOND_NEIGHBOR in statuses
 
 
+@pytest.mark.slow
 def test_planted_tail_without_force(root, inverted):
     """The ends of the angle spline made level, and no curvature beyond: no wall."""
     level = np.array(inverted.params["angle"]["coefficients"])

@@ -187,6 +187,7 @@ print(json.dumps({"there_are": len(jax.devices()), "double": bool(jax.config.jax
 """
 
 
+@pytest.mark.slow
 def test_two_devices_give_the_numbers_of_one():
     """Thirteen batches of 6 chains on one device, and fourteen, one of them empty, on two; float64 in a
     process whose default is float32. Losses of every iteration to 1e-12, parameters to 1e-9."""
