@@ -115,13 +115,23 @@ def run(
     console.result(f"pages: {out}/<stage>/report.html")
 
 
-def _stage(name: str, config: Path, out: Path, overrides: list[str] | None, quiet: bool, **options: bool):
+def _stage(
+    name: str,
+    config: Path,
+    out: Path,
+    overrides: list[str] | None,
+    quiet: bool,
+    speaks: bool = True,
+    **options: bool,
+) -> None:
     from cgrefine.cli.console import Console
     from cgrefine.cli.stages import result_rows, run_stage
     from cgrefine.config import load_config
 
-    console = Console(quiet)
+    console = Console(quiet or not speaks)
     run_stage(name, load_config(config, overrides or ()), out, console, **options)
+    if not speaks:
+        return
     rows = result_rows(out, [name])
     console.table(f"{name} → {out / name}", ("stage", "result", "checks", "seconds"), rows)
 
@@ -155,7 +165,7 @@ def _stage_command(name: str) -> Callable[..., None]:
         again = resumes(resume)
         first = joined(distributed, processes, process)
         options = {"force": force, "strict": strict, "allow_ungated": allow_ungated, "resume": again}
-        _stage(name, config, out, overrides, quiet or not first, **options)
+        _stage(name, config, out, overrides, quiet, first, **options)
 
     chosen = train if name == "train" else command
     chosen.__doc__, reads, writes = STAGES[name]
