@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
 import grain
@@ -136,7 +136,7 @@ class FrameSource:
     recipe: Recipe
     share: tuple[int, int]
 
-    @property
+    @cached_property
     def most_rows(self) -> int:
         """Of an epoch: temperature weights make the number differ by a few."""
         pieces = self.frames.pieces

@@ -93,9 +93,7 @@ def opened(
 
 def _mine(count: int, mesh: Mesh) -> range:
     """Lanes of this process: those of its devices, which follow one another along the mesh."""
-    first = next(
-        k for k, d in enumerate(mesh.devices.flat.__iter__()) if d.process_index == jax.process_index()
-    )
+    first = next(k for k, d in enumerate(mesh.devices.flatten()) if d.process_index == jax.process_index())
     each = count // mesh.size
     return range(first * each, (first + len(mesh.local_devices)) * each)
 

@@ -95,7 +95,7 @@ class Seen(NamedTuple):
 class Matching:
     """What is fitted, and how an update is made. priors: of fixed parameters, or trained too (scaling given).
 
-    rate: the learning rate by update; decaying: which leaves decay.
+    rate: the learning rate by update.
     """
 
     network: NetworkTerm

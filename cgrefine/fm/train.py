@@ -151,7 +151,9 @@ def fit(
     mesh = mesh_of() if mesh is None else mesh
     budget = budget_for([task.training, task.validation], settings.batch_beads, loader.edge_headroom)
     reading = Reading(loader.buffer_frames, loader.prefetch, loader.workers)
-    count = lanes.n_lanes(settings.batches_per_update, mesh.size)
+    # a run that goes on keeps its lanes, whatever devices there are now
+    asked = settings.batches_per_update if start is None else len(start.progress.lanes)
+    count = lanes.n_lanes(asked, mesh.size)
     batches = estimated_batches(task.training, budget, settings.decoy_fraction, loader.buffer_frames)
     recipe = _recipe(task.training, settings)
     prior_params = everywhere(on_host(single(task.prior_params)), mesh)

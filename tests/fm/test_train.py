@@ -361,3 +361,14 @@ def test_allegro_learns_in_single_precision(sets, task):
     assert {leaf.dtype for leaf in jax.tree.leaves(last.best)} == {np.dtype("float32")}
     assert last.progress.best_mse < 0.5 * log[0].validation.prior
     assert all(e.skipped == 0 for e in log)
+
+
+def test_a_run_that_goes_on_keeps_its_lanes(task):
+    """Begun with two batches an update and resumed where one is what the devices ask for: two, as before."""
+    settings = changed(epochs=2, batches_per_update=2)
+    event = next(e for e in fit(task, settings, LOADER) if e.progress.updates == 2)
+    begun = event.snapshot()
+    assert len(begun.progress.lanes) == 2
+    _, whole = trained(task, settings)
+    _, end = trained(task, changed(epochs=2, batches_per_update=None), begun)
+    assert equal(end.state, whole.state)
