@@ -23,6 +23,7 @@ parameters. Dihedrals have `damping`, (θ₁, θ₂) rad or None. Pair entries h
 Scalars are frozen dataclasses: equal facts give equal, equally hashed terms, which share compilations.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,7 @@ class Harmonic:
 
 
 @dataclass(frozen=True)
-class Walled:
+class Walled(ABC):
     """A form within [low, high], and walls beyond: see `forms.walled`. Range in rad (angles) or Å.
 
     wall_k: floor of the curvature outside, kcal/mol per rad² or Å².
@@ -100,9 +101,9 @@ class Walled:
 
         return forms.walled(form, x, _row(self, types), n_rows, self.low, self.high, self.wall_k)
 
+    @abstractmethod
     def within(self, params, x, row):
         """Energy of rows of the parameters at x inside the range, kcal/mol."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
