@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from cgrefine.energy import BondedTerm, PairTerm
 from cgrefine.fm.priors import forms
@@ -102,7 +103,7 @@ class Walled(ABC):
         return forms.walled(form, x, _row(self, types), n_rows, self.low, self.high, self.wall_k)
 
     @abstractmethod
-    def within(self, params, x, row):
+    def within(self, params, x, row) -> Array:
         """Energy of rows of the parameters at x inside the range, kcal/mol."""
 
 
