@@ -62,10 +62,9 @@ def main() -> None:
         whole, killed_run = root / "whole", root / "killed"
         for stage in ("prepare", "priors"):
             run([*CGREFINE, stage, str(config), "--out", str(whole), "--quiet"])
-        begin = time.time()
         run(train(config, whole))
         expected = facts(whole)
-        spans = stage_spans(whole / "train" / "checkpoints", begin)
+        spans = stage_updates(whole / "train" / "checkpoints")
         rng, rounds = random.Random(args.seed), []
         for stage, span in enumerate(spans):
             done = 0
@@ -74,16 +73,16 @@ def main() -> None:
                 killed_run.mkdir()
                 for name in ("prepare", "priors"):
                     shutil.copytree(whole / name, killed_run / name)
-                after = rng.uniform(*span)
-                if not killed(train(config, killed_run), after):
+                checkpoints = killed_run / ".train.partial" / "checkpoints"
+                if not killed(
+                    train(config, killed_run), checkpoints, rng.choice(span), rng.uniform(0.0, 0.5)
+                ):
                     continue
-                updates = newest(killed_run / ".train.partial" / "checkpoints")
+                updates = newest(checkpoints)
                 run(train(config, killed_run))
                 same = facts(killed_run) == expected
-                rounds.append(
-                    {"optimisation": stage + 1, "after_s": round(after, 2), "updates": updates, "same": same}
-                )
-                print(json.dumps(rounds[-1]), file=sys.stderr)
+                rounds.append({"optimisation": stage + 1, "updates": updates, "same": same})
+                print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
                 done += 1
         shutil.rmtree(killed_run, ignore_errors=True)
         result = {
@@ -106,11 +105,14 @@ def run(command: list[str]) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def killed(command: list[str], after: float) -> bool:
-    """Start, and kill the whole process group after so many seconds; False when it had ended by itself."""
+def killed(command: list[str], checkpoints: Path, updates: int, after: float) -> bool:
+    """Start, and kill the whole process group `after` seconds after the checkpoint of so many updates; False
+    when it had ended by itself."""
     process = subprocess.Popen(
         command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+    while process.poll() is None and newest(checkpoints) < updates:
+        time.sleep(0.01)
     try:
         process.wait(timeout=after)
         return False
@@ -130,15 +132,15 @@ def newest(checkpoints: Path) -> int:
     return max((int(p.name) for p in checkpoints.glob("*") if p.name.isdigit()), default=0)
 
 
-def stage_spans(checkpoints: Path, begin: float) -> list[tuple[float, float]]:
-    """When each optimisation was at work, in seconds after the start."""
-    times: dict[int, list[float]] = {}
+def stage_updates(checkpoints: Path) -> list[list[int]]:
+    """The updates whose checkpoints each optimisation wrote."""
+    stages: dict[int, list[int]] = {}
     for path in checkpoints.iterdir():
         if path.name.isdigit():
             at = progress(checkpoints, int(path.name))["progress"]
             stage = at["stage"] if at["updates"] else at["stage"] - (at["stage_epochs"] == 0)
-            times.setdefault(stage, []).append(path.stat().st_mtime - begin)
-    return [(min(t), max(t)) for _, t in sorted(times.items())]
+            stages.setdefault(stage, []).append(int(path.name))
+    return [sorted(updates) for _, updates in sorted(stages.items())]
 
 
 def facts(out: Path) -> dict[str, Any]:
