@@ -3,10 +3,11 @@
     python scripts/bench/train_kill.py [--kills 10] [--folder FOLDER]
 
 Data and priors are made of the embedded sample (kept in --folder, if given). A checkpoint is written after
-every update. Each round starts `cgrefine train` in a process group of its own, kills all of it at a moment
-drawn from the time of one optimisation, and runs it again to the end. Compared with an uninterrupted run, bit
-for bit: parameters, their average, state of the optimiser, random streams (by the hash of the last
-checkpoint, and its states of the lanes), the log without its times, and the force field.
+every update. Each round starts `cgrefine train` in a process group of its own, kills all of it within half a
+second after the checkpoint of an update that is drawn from one optimisation, and runs it again to the end.
+Compared with an uninterrupted run, bit for bit: parameters, their average, state of the optimiser, random
+streams (by the hash of the last checkpoint, and its states of the lanes), the log without its times, and the
+force field.
 """
 
 import argparse
@@ -74,9 +75,8 @@ def main() -> None:
                 for name in ("prepare", "priors"):
                     shutil.copytree(whole / name, killed_run / name)
                 checkpoints = killed_run / ".train.partial" / "checkpoints"
-                if not killed(
-                    train(config, killed_run), checkpoints, rng.choice(span), rng.uniform(0.0, 0.5)
-                ):
+                at, after = rng.choice(span), rng.uniform(0.0, 0.5)
+                if not killed(train(config, killed_run), checkpoints, at, after):
                     continue
                 updates = newest(checkpoints)
                 run(train(config, killed_run))
