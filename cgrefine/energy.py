@@ -127,6 +127,10 @@ class NetworkTerm:
     edge_mask (e,)) -> (n,) kcal/mol. It vanishes smoothly as edges reach cutoff_A, and depends on
     nothing else: no index, no topology, so LAMMPS may reorder beads. `hops` is the number of message
     passing steps (1: strictly local, as Allegro). `init(key)` makes the parameters.
+
+    With reference_K the network is conditioned on temperature: edge_energy gives (n, 2), the columns U and S
+    of the free energy U - (T/reference_K - 1) S, both in kcal/mol, and the system states the temperature of
+    each of its graphs.
     """
 
     name: str
@@ -134,14 +138,28 @@ class NetworkTerm:
     hops: int
     init: Callable[[Array], Params]
     edge_energy: Callable[..., Array]
+    reference_K: float | None = None
 
     def __call__(self, params, positions, system, neighbors):
-        """Energy of each bead, (n,) kcal/mol."""
+        """Energy of each bead, (n,) kcal/mol. Raises ValueError without the temperature that it needs."""
         x = _unpadded(positions, system)
         i, j, mask = neighbors.senders, neighbors.receivers, neighbors.edge_mask
         vectors = geometry.displacements(x, i, j, mask)
         energy = self.edge_energy(params, vectors, jnp.asarray(system.species), i, j, mask)
+        if self.reference_K is not None:
+            energy = energy[:, 0] - _excess(system, self.reference_K, energy.dtype) * energy[:, 1]
         return jnp.where(system.bead_mask, energy, 0.0)
+
+
+def _excess(system: System, reference_K: float, dtype: Any) -> Array:
+    """T/reference_K - 1 of each bead, (n,)."""
+    if system.temperature_K.shape[0] == 0:
+        raise ValueError(
+            "the network is conditioned on temperature and the system states none: give `pack` the "
+            "temperatures, or fix it with `forcefield.at_temperature`"
+        )
+    excess = jnp.asarray(system.temperature_K, dtype) / reference_K - 1.0
+    return excess[system.graph_id]
 
 
 Term = BondedTerm | PairTerm | NetworkTerm

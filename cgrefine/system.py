@@ -111,6 +111,10 @@ def topology_from_species(
     return chain.with_cis(cis)
 
 
+NOT_STATED = np.zeros(0, np.float32)
+"""Temperatures of a system that states none."""
+
+
 class System(NamedTuple):
     """Packed graph of g molecules or replicas, padded to fixed capacity. Static during a run.
 
@@ -118,6 +122,8 @@ class System(NamedTuple):
     Topology; bead_mask (n,) bool, False on padding; graph_mask (g,) bool.
     bonds (b, 2), angles (a, 3), dihedrals (d, 4): int32 indices into the packed beads; each with
     *_types (int32) and *_mask (bool). Padded tuples repeat bead 0 and are masked.
+    temperature_K (g,) float32, 0 on padding, or (0,) where it is not stated: only networks that are
+    conditioned on temperature read it.
     The number of graphs is graph_mask.shape[0], a static fact under jit.
     """
 
@@ -136,6 +142,7 @@ class System(NamedTuple):
     dihedrals: np.ndarray
     dihedral_types: np.ndarray
     dihedral_mask: np.ndarray
+    temperature_K: np.ndarray = NOT_STATED
 
 
 class Capacity(NamedTuple):
@@ -159,10 +166,15 @@ def exact_capacity(topologies: Sequence[Topology]) -> Capacity:
     )
 
 
-def pack(topologies: Sequence[Topology], capacity: Capacity | None = None) -> System:
+def pack(
+    topologies: Sequence[Topology],
+    capacity: Capacity | None = None,
+    temperatures_K: Sequence[float] | None = None,
+) -> System:
     """Join molecules into one packed graph, in the given order, padding at the end.
 
-    Padded beads have species 0, mass of ALA and the last graph's id, so that graph_id stays sorted.
+    temperatures_K: one a molecule, if they are to be stated. Padded beads have species 0, mass of ALA and the
+    last graph's id, so that graph_id stays sorted.
     Raises ValueError when the capacity is too small: nothing is ever dropped.
     """
     need = exact_capacity(topologies)
@@ -188,6 +200,10 @@ def pack(topologies: Sequence[Topology], capacity: Capacity | None = None) -> Sy
     graph_of_bead = np.repeat(np.arange(len(topologies)), lengths)
     graph_id = np.full(cap.beads, cap.graphs - 1, np.int32)
     graph_id[: need.beads] = graph_of_bead
+    temperature_K = NOT_STATED
+    if temperatures_K is not None:
+        temperature_K = np.zeros(cap.graphs, np.float32)
+        temperature_K[: need.graphs] = temperatures_K
     return System(
         species=species,
         mass=masses[species],
@@ -204,4 +220,5 @@ def pack(topologies: Sequence[Topology], capacity: Capacity | None = None) -> Sy
         dihedrals=joined("dihedrals", cap.dihedrals, shift=True),
         dihedral_types=joined("dihedral_types", cap.dihedrals),
         dihedral_mask=np.arange(cap.dihedrals) < need.dihedrals,
+        temperature_K=temperature_K,
     )

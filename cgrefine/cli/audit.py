@@ -13,10 +13,10 @@ from cgrefine import units
 from cgrefine.artifacts import Stage, read_json, write_json
 from cgrefine.cli.audit_ensemble import Doubt, doubt
 from cgrefine.cli.console import Console
+from cgrefine.cli.force_field import trained_at
 from cgrefine.cli.simulate import Outcome, Replica, packed, read_outcomes
 from cgrefine.config.schema import Audit, Config, Sim
 from cgrefine.data.store import open_dataset
-from cgrefine.fm import forcefield
 from cgrefine.fm.forcefield import ForceField
 from cgrefine.report.page import Section, Table, figure, save_figure, write_page
 from cgrefine.sim import audit
@@ -61,9 +61,9 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     found = read_outcomes(root / "simulate" / "replicas.csv")
     duration = read_json(root / "simulate" / "metrics.json")["metrics"]["duration_ps"]["value"]
     verdict = judged(found, duration, cfg.confidence)
-    force_field = forcefield.load(root / "train" / "forcefield")
+    force_field = trained_at(root / "train", sim.temperature_K, console)
     drift = conserved(force_field, nve_replicas(found, root, cfg.nve_replicas), sim, cfg, console)
-    doubtful = doubt(root, found)
+    doubtful = doubt(root, found, sim.temperature_K)
     _record(stage, verdict, drift, found, sim, cfg)
     content = _content(verdict, drift, found, cfg)
     sections = []

@@ -31,20 +31,21 @@ class Doubt(NamedTuple):
         return self.simulated.rms / self.validation.rms
 
 
-def doubt(root: Path, found: Sequence[Outcome]) -> Doubt | None:
-    """From train/members/ and the trajectories of simulate/; None when all members were not kept."""
+def doubt(root: Path, found: Sequence[Outcome], temperature_K: float) -> Doubt | None:
+    """From train/members/ and the trajectories of simulate/ at that temperature; None when all members were
+    not kept."""
     folder = root / "train" / "members"
     if not folder.is_dir():
         return None
     fields = [forcefield.load(path / "forcefield") for path in sorted(folder.iterdir())]
     known = read_json(root / "train" / "ensemble.json")["disagreement_kcal_mol_A"]
-    domains = simulated(open_dataset(root / "prepare"), root, found)
+    domains = simulated(open_dataset(root / "prepare"), root, found, temperature_K)
     frames = frame_set(domains, False, fields[0].model.cutoff_A)
     beads = max(max(d.n_beads for d in domains), 1000)
     return Doubt(Disagreement(**known), ensemble.disagreement(fields, frames, beads, Loader()), len(frames))
 
 
-def simulated(dataset: Dataset, root: Path, found: Sequence[Outcome]) -> list[Domain]:
+def simulated(dataset: Dataset, root: Path, found: Sequence[Outcome], temperature_K: float) -> list[Domain]:
     """Evenly spaced frames of every replica, the last good one included, without forces."""
     domains = []
     for outcome in found:
@@ -55,7 +56,7 @@ def simulated(dataset: Dataset, root: Path, found: Sequence[Outcome]) -> list[Do
         arrays = {
             "positions": np.asarray(chosen, np.float32),
             "forces": np.zeros(chosen.shape),
-            "temperature_K": np.full(count, 300.0),
+            "temperature_K": np.full(count, temperature_K),
             "replica": np.zeros(count, int),
             "frame": np.arange(count),
             "validation": np.zeros(count, bool),

@@ -7,13 +7,13 @@ import numpy as np
 
 from cgrefine.artifacts import Stage, read_json, require
 from cgrefine.cli.console import Console
+from cgrefine.cli.force_field import exported_at
 from cgrefine.config.schema import Config
 from cgrefine.data.store import open_dataset
 from cgrefine.errors import InputError
 from cgrefine.export.bundle import META
 from cgrefine.export.lammps_run import RunResult, RunSettings, launch
 from cgrefine.export.verify import ForceError, model_force_errors
-from cgrefine.fm import forcefield
 from cgrefine.report.page import Section, Table, write_page
 
 RELATIVE_LIMIT = 1.0e-4
@@ -29,7 +29,7 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     """
     settings = _settings(config)
     folder = require(root, "export", "lammps") / "bundle"
-    force_field = forcefield.load(require(root, "train", "lammps") / "forcefield")
+    force_field = exported_at(require(root, "train", "lammps"), config, console)
     # The bundle is read, checked and compiled by the process that runs it; here its name is enough.
     domain = open_dataset(require(root, "prepare", "lammps")).domain(read_json(folder / META)["domain"])
     runs: list[tuple[RunResult, list[ForceError]]] = []

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from cgrefine import units
 from cgrefine.artifacts import Stage
 from cgrefine.cli.console import Console
+from cgrefine.cli.force_field import trained_at
 from cgrefine.cli.observe import reference_groups
 from cgrefine.config.schema import Config, Criteria, Sim
 from cgrefine.data.store import Dataset, Domain, open_dataset
 from cgrefine.errors import InputError
-from cgrefine.fm import forcefield
 from cgrefine.fm.forcefield import ForceField
 from cgrefine.report.page import Section, Table, figure, save_figure, write_page
 from cgrefine.sim.audit import mean_and_stderr, thermalised_means
@@ -87,7 +87,7 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     """Read prepare/ and train/forcefield; write trajectories, replicas.csv, log.csv and report.html."""
     cfg = config.sim
     assert cfg is not None
-    force_field = forcefield.load(root / "train" / "forcefield")
+    force_field = trained_at(root / "train", cfg.temperature_K, console)
     replicas = assigned(chosen_domains(open_dataset(root / "prepare"), cfg), cfg)
     run = run_settings(cfg, force_field)
     (stage.path / "trajectories").mkdir()

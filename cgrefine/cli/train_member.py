@@ -76,7 +76,7 @@ def member_of(config: Config, root: Path) -> Member:
         prior = forcefield.without_priors(prior)
     cutoff_A = max(config.model.cutoff_A, prior.model.cutoff_A)
     sets = frame_sets(open_dataset(root / "prepare"), cutoff_A, config.loader)
-    facts = network_facts(config.model, sets.training)
+    facts = network_facts(config.model, sets.training, float(prior.facts["temperature_K"]))
     scaling = _scaling(prior) if config.train.train_priors else None
     task = Task(network_term(facts), prior.model, prior.params, sets.training, sets.validation, scaling)
     return Member(task, prior, facts)
@@ -96,9 +96,22 @@ def frame_sets(dataset: Dataset, cutoff_A: float, loader: Loader) -> Sets:
     return Sets(training, validation)
 
 
-def network_facts(model: Model, training: FrameSet) -> dict[str, Any]:
-    """Static facts of the network: the configuration's, and the mean number of neighbours in the data."""
-    return {**model.model_dump(), "avg_neighbors": mean_neighbors(training, model.cutoff_A)}
+def network_facts(model: Model, training: FrameSet, prior_K: float) -> dict[str, Any]:
+    """Static facts of the network: the configuration's, and the mean number of neighbours in the data.
+
+    One that is conditioned on temperature refers to that of the priors. Raises InputError when the frames
+    have a single temperature, which cannot tell U from S.
+    """
+    facts = {**model.model_dump(), "avg_neighbors": mean_neighbors(training, model.cutoff_A)}
+    if not model.entropy:
+        return facts
+    there = np.unique(training.pieces.temperature_K)
+    if len(there) < 2:
+        raise InputError(
+            f"model.entropy: all training frames are at {there[0]:g} K, and it takes two temperatures to "
+            "tell energy from entropy; see data.temperatures_K and loader.temperatures_K"
+        )
+    return {**facts, "reference_K": prior_K, "temperature_range_K": [float(there[0]), float(there[-1])]}
 
 
 def _scaling(prior: ForceField) -> Scaling:

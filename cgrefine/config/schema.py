@@ -410,6 +410,8 @@ class Model(Section):
 
     products: channelwise is cheap, concatenated is the form of the Allegro paper (see fm.models.allegro).
     species_pair: edge energies are scaled by a parameter of the pair of species.
+    entropy: the network's free energy is U - (T/T₀ - 1) S with U and S of the same layers, so that one model
+    serves all temperatures of the data; T₀ is the temperature of the priors.
     MACE reads all fields but these two; Allegro all but l_hidden and correlation; PaiNN and SchNet hidden,
     layers, n_bessel and envelope_p. l_max: degree of the spherical harmonics; l_hidden: highest degree of the
     features that MACE hands from layer to layer, never above l_max; correlation: neighbours that one of its
@@ -431,6 +433,7 @@ class Model(Section):
     parity: Literal["o3", "so3"] = "so3"
     products: Literal["channelwise", "concatenated"] = "channelwise"
     species_pair: bool = True
+    entropy: bool = False
     priors: bool = True
 
     @model_validator(mode="before")
@@ -624,9 +627,13 @@ class Audit(Section):
 
 
 class Export(Section):
-    """The bundle. domain: which protein the LAMMPS files are made for (default: the first one)."""
+    """The bundle. domain: which protein the LAMMPS files are made for (default: the first one).
+
+    temperature_K: of a network that is conditioned on temperature (default: that of sim).
+    """
 
     domain: str | None = None
+    temperature_K: Temperature | None = None
     reference_frames: Count = 5
     edge_headroom: Annotated[float, Field(ge=1)] = 2.0
     stablehlo_target: str = "1.7.0"

@@ -174,6 +174,7 @@ class FrameSource:
             raise InputError(f"domain {domain.name}, frame {frame}: a position is not a finite number")
         usable = bool(np.all(np.isfinite(forces)))
         weight = 1.0 if recipe.weighting is None else float(recipe.weighting.piece[piece])
+        temperature_K = float(self.frames.pieces.temperature_K[piece])
         if decoy >= 0:
             noise = np.random.default_rng([order.seeds[2], decoy]).normal(0.0, recipe.decoys.noise_A, x.shape)
             x, forces, weight = (
@@ -183,12 +184,11 @@ class FrameSource:
             )
         elif recipe.noising is not None:
             draw = np.random.default_rng([order.seeds[2], place, 1]).standard_normal(x.shape)
-            kT = units.thermal_energy(float(self.frames.pieces.temperature_K[piece]))
-            x, forces = noised(recipe.noising, x, forces, draw, kT)
+            x, forces = noised(recipe.noising, x, forces, draw, units.thermal_energy(temperature_K))
         if not usable and decoy < 0:
             forces, weight = np.zeros_like(x), 0.0
         senders, receivers = frame_edges(x, self.frames.cutoff_A)
-        return Item(row, index, frame, x, forces, senders, receivers, weight, decoy >= 0)
+        return Item(row, index, frame, x, forces, senders, receivers, weight, decoy >= 0, temperature_K)
 
     def packed(self, items: list[Item], budget: Budget) -> Packed:
         """The batch of these items."""

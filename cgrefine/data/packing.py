@@ -39,7 +39,7 @@ class Item(NamedTuple):
     """One frame with its edges. row: of the epoch; domain, frame: where it is stored.
 
     positions, forces (n, 3) float32; senders, receivers (e,) int32; weight: of its beads in the loss;
-    decoy: a noisy copy, forces are zero.
+    decoy: a noisy copy, forces are zero; temperature_K: of its run.
     """
 
     row: int
@@ -51,6 +51,7 @@ class Item(NamedTuple):
     receivers: np.ndarray
     weight: float
     decoy: bool
+    temperature_K: float
 
     @property
     def n_beads(self) -> int:
@@ -189,7 +190,7 @@ def make_batch(
     """
     # fewer bonds, angles and dihedrals than beads in any chain, so their capacity is that of the beads
     capacity = Capacity(budget.beads, budget.graphs, budget.beads, budget.beads, budget.beads)
-    system = pack(topologies, capacity)
+    system = pack(topologies, capacity, [item.temperature_K for item in items])
     counts = np.array([item.n_beads for item in items])
     decoys = np.repeat([item.decoy for item in items], counts)
     n = len(decoys)

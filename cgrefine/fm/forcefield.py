@@ -17,6 +17,7 @@ from cgrefine import checkpoint
 from cgrefine.artifacts import read_json, write_json
 from cgrefine.energy import SumOfTerms
 from cgrefine.errors import InputError
+from cgrefine.fm.models import layers
 from cgrefine.fm.models.registry import network_term
 from cgrefine.fm.priors.terms import prior_terms
 from cgrefine.residues import RESIDUES
@@ -70,6 +71,35 @@ def with_network(prior: ForceField, network: Mapping[str, Any], params: Any) -> 
 def without_priors(prior: ForceField) -> ForceField:
     """The same facts without any prior term: what a network alone is added to."""
     return ForceField({**prior.facts, "priors": {"terms": []}}, {})
+
+
+def at_temperature(force_field: ForceField, temperature_K: float) -> ForceField:
+    """The force field at one temperature: a network that is conditioned becomes one that is not.
+
+    Exact, see `layers.at_excess`; a force field without conditioning comes back as it is. The priors are
+    those of the temperature that they were fitted at.
+    """
+    network = force_field.facts["network"]
+    if network is None or network.get("reference_K") is None:
+        return force_field
+    excess = float(temperature_K) / float(network["reference_K"]) - 1.0
+    return ForceField(
+        {
+            **force_field.facts,
+            "network": {**network, "reference_K": None},
+            "temperature_K": float(temperature_K),
+        },
+        {**force_field.params, "network": layers.at_excess(force_field.params["network"], excess)},
+    )
+
+
+def conditioned_range(force_field: ForceField) -> tuple[float, float] | None:
+    """Lowest and highest temperature (K) that a conditioned network was trained at; None without one."""
+    network = force_field.facts["network"]
+    if network is None or network.get("reference_K") is None:
+        return None
+    low, high = network["temperature_range_K"]
+    return float(low), float(high)
 
 
 def save(folder: Path, force_field: ForceField) -> None:

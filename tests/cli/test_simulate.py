@@ -18,6 +18,7 @@ from cgrefine.config.schema import Sim
 from cgrefine.data.store import open_dataset, write_domain, write_index
 from cgrefine.energy import BondedTerm, SumOfTerms
 from cgrefine.errors import InputError
+from cgrefine.fm import forcefield
 from cgrefine.fm.forcefield import ForceField
 from cgrefine.residues import PRO
 from cgrefine.sim.audit import Estimate
@@ -47,7 +48,7 @@ class Springs(ForceField):
         return SumOfTerms((BondedTerm("bond", "bond", _spring),))
 
 
-FORCE_FIELD = Springs({}, {"bond": {"k": np.array([100.0, 0.0], np.float32)}})
+FORCE_FIELD = Springs({"network": None}, {"bond": {"k": np.array([100.0, 0.0], np.float32)}})
 
 
 def _prepare(folder):
@@ -66,7 +67,7 @@ def root(tmp_path_factory):
     """A run folder after prepare, simulate and audit."""
     root = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(simulate.forcefield, "load", lambda folder: FORCE_FIELD)
+        patch.setattr(forcefield, "load", lambda folder: FORCE_FIELD)
         for name in ("prepare", "simulate", "audit"):
             with stage_folder(root, name, CONFIG, "0", {}) as stage:
                 if name == "prepare":
@@ -180,15 +181,15 @@ def test_members_that_disagree_on_simulated_frames_are_told(root, monkeypatch):
     known = {"rms": 0.5, "median": 0.1, "percentile_95": 1.0, "largest": 2.0}
     (root / "train" / "ensemble.json").write_text(json.dumps({"disagreement_kcal_mol_A": known}))
     monkeypatch.setattr(
-        audit_ensemble.forcefield,
+        forcefield,
         "load",
         lambda path: Springs({}, {"bond": {"k": np.array([k[path.parent.name], 0.0], np.float32)}}),
     )
     found = [o for o in read_outcomes(root / "simulate" / "replicas.csv") if o.domain == "held"]
-    told = audit_ensemble.doubt(root, found)
+    told = audit_ensemble.doubt(root, found, 320.0)
     assert told is not None and told.frames == 60
     apart = []
-    for domain in audit_ensemble.simulated(open_dataset(root / "prepare"), root, found):
+    for domain in audit_ensemble.simulated(open_dataset(root / "prepare"), root, found, 320.0):
         x = np.asarray(domain.positions, np.float64)
         bond = np.diff(x, axis=1)
         r = np.linalg.norm(bond, axis=-1, keepdims=True)
@@ -202,4 +203,4 @@ def test_members_that_disagree_on_simulated_frames_are_told(root, monkeypatch):
     assert told.simulated.rms == pytest.approx(expected, rel=1e-3)
     assert told.ratio == pytest.approx(expected / 0.5, rel=1e-3)
     shutil.rmtree(root / "train")
-    assert audit_ensemble.doubt(root, found) is None
+    assert audit_ensemble.doubt(root, found, 320.0) is None

@@ -106,7 +106,7 @@ def items(frames, rows):
         x = frames.positions(row)
         d, f = frames.each_once.where(row)
         edges, decoy = frame_edges(x, CUTOFF), row % 3 == 1
-        made.append(Item(row, d, f, x, frames.forces(row), *edges, WEIGHTS[row % 3], decoy))
+        made.append(Item(row, d, f, x, frames.forces(row), *edges, WEIGHTS[row % 3], decoy, 300.0 + row))
     return made, [frames.domains[item.domain].topology for item in made]
 
 

@@ -73,6 +73,20 @@ def test_the_teacher_is_found(done):
     assert last.progress.best_mse == min(e.validation.model for e in log)
 
 
+def test_two_temperatures_tell_energy_from_entropy():
+    """Heights U - (T/300 - 1) S at 300 and 600 K, noise-free: both are found to a percent of the largest."""
+    teacher = np.asarray([[6.0, 2.0], [-3.0, 4.0]])
+    conditioned = replace(RADIAL, reference_K=300.0, init=lambda key: {"height": jnp.zeros((2, 2))})
+    domains = [
+        domain(9, 24, 1, validation=range(6), temperature_K=300.0, teacher={"height": teacher @ [1.0, 0.0]}),
+        domain(9, 24, 2, validation=range(6), temperature_K=600.0, teacher={"height": teacher @ [1.0, -1.0]}),
+    ]
+    training, validation = (frame_set(domains, validation=v, cutoff_A=CUTOFF) for v in (False, True))
+    task = Task(conditioned, PRIOR, PRIOR_PARAMS, training, validation)
+    _, last = trained(task, changed(epochs=20))
+    assert np.allclose(last.best["height"], teacher, atol=0.06)
+
+
 def test_before_training_the_error_is_that_of_the_prior(done):
     first = done[0][0]
     assert first.epoch == 0 and first.updates == 0

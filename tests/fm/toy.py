@@ -17,22 +17,24 @@ CENTRES = (4.5, 6.5)
 
 
 def edge_energy(params, vectors, species, senders, receivers, edge_mask):
-    """Sum of Gaussians 1 Å wide in the distance, times (1 - r²/rc²)³, at the centre bead."""
+    """Sum of Gaussians 1 Å wide in the distance, times (1 - r²/rc²)³, at the centre bead; heights (2,), or
+    (2, 2) for two such sums."""
     r2 = jnp.sum(vectors**2, axis=-1)
     shape = jnp.exp(-0.5 * (jnp.sqrt(r2)[:, None] - jnp.asarray(CENTRES, r2.dtype)) ** 2)
     fade = jnp.where(edge_mask, jnp.maximum(1.0 - r2 / CUTOFF**2, 0.0), 0.0) ** 3
-    return jax.ops.segment_sum((shape @ params["height"]) * fade, senders, species.shape[0])
+    faded = (shape @ params["height"]).T * fade
+    return jax.ops.segment_sum(faded.T, senders, species.shape[0])
 
 
 RADIAL = NetworkTerm("network", CUTOFF, 1, lambda key: {"height": jnp.zeros(2)}, edge_energy)
 
 
-def domain(n, n_frames, seed, noise=0.0, validation=()):
+def domain(n, n_frames, seed, noise=0.0, validation=(), temperature_K=300.0, teacher=TEACHER):
     """Random chains of n beads with the forces of prior and teacher, plus Gaussian noise."""
     topology = random_topology(n, seed)
     packed = system.pack([topology])
     model = SumOfTerms((*PRIOR.terms, RADIAL))
-    params = {"bond": PRIOR_PARAMS["bond"], "network": TEACHER}
+    params = {"bond": PRIOR_PARAMS["bond"], "network": teacher}
     chains = np.stack([random_chain(n, 100 * seed + k) for k in range(n_frames)]).astype(np.float32)
     compute = jax.jit(lambda x, listed: energy.forces(model, params, x, packed, listed))
     every = np.asarray([(i, j) for i in range(n) for j in range(n) if i != j], np.int32)
@@ -44,9 +46,9 @@ def domain(n, n_frames, seed, noise=0.0, validation=()):
     arrays = {
         "positions": chains,
         "forces": forces,
-        "temperature_K": np.full(n_frames, 300.0),
+        "temperature_K": np.full(n_frames, temperature_K),
         "replica": held,
         "frame": np.arange(n_frames),
         "validation": held,
     }
-    return in_memory(f"toy{n}", topology, arrays)
+    return in_memory(f"toy{n}-{temperature_K:g}", topology, arrays)

@@ -29,7 +29,7 @@ from jaxtyping import Array, Bool, Float, Int
 from cgrefine.energy import NetworkTerm
 from cgrefine.fm.models import layers
 from cgrefine.fm.models import tensor_product as tp
-from cgrefine.fm.models.layers import FINAL_SCALE, bessel, linear, mlp, silu
+from cgrefine.fm.models.layers import bessel, linear, mlp, readout, silu
 from cgrefine.residues import N_SPECIES
 
 Products = Literal["channelwise", "concatenated"]
@@ -48,7 +48,7 @@ class Allegro:
     envelope_p: exponent of the envelope; energy, force and force gradient vanish at cutoff_A.
     parity: "so3" tells mirror images apart (with two layers or more), "o3" cannot.
     products: see JOINED. species_pair: the energy of an edge is scaled by a parameter of its two species,
-    σ_{Z_i,Z_j} of the paper.
+    σ_{Z_i,Z_j} of the paper. reference_K: as in NetworkTerm.
     """
 
     cutoff_A: float
@@ -62,6 +62,7 @@ class Allegro:
     parity: tp.Parity
     products: Products
     species_pair: bool
+    reference_K: float | None = None
 
 
 def network(facts: Allegro) -> NetworkTerm:
@@ -76,8 +77,8 @@ def _bead_energies(
     senders: Int[Array | np.ndarray, " edges"],
     receivers: Int[Array | np.ndarray, " edges"],
     edge_mask: Bool[Array | np.ndarray, " edges"],
-) -> Float[Array, " beads"]:
-    """Energy of each bead in kcal/mol: the sum of E_ij over the edges of which it is the centre."""
+) -> Float[Array, "beads columns"]:
+    """Energy of each bead in kcal/mol, see `layers.network`: Σ E_ij over the edges that it is centre of."""
     edges = layers.edges_of(vectors, edge_mask, facts.cutoff_A, facts.envelope_p)
     r, u = edges.r, edges.envelope[:, None]
     harmonics = tp.spherical_harmonics(vectors / r[:, None], facts.l_max)
@@ -92,10 +93,10 @@ def _bead_energies(
         scalars, tensors = _tensor_layer(facts, tensors, around, last, f"product_{layer}")
         update = mlp((facts.hidden, facts.hidden), f"latent_{layer}")(jnp.concatenate([x, scalars], axis=1))
         x = (x + u * update) * math.sqrt(0.5)
-    energy = u[:, 0] * mlp((facts.hidden // 2 or 1, 1), "energy", final_scale=FINAL_SCALE)(x)[:, 0]
+    energy = u * readout((facts.hidden // 2 or 1,), "energy", facts)(x)
     if facts.species_pair:
         scale = hk.get_parameter("pair_scale", (N_SPECIES, N_SPECIES), vectors.dtype, jnp.zeros)
-        energy = (1.0 + scale[centre, neighbour]) * energy
+        energy = (1.0 + scale[centre, neighbour])[:, None] * energy
     return jax.ops.segment_sum(energy, senders, species.shape[0]) * _per_neighbour(facts)
 
 

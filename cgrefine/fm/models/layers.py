@@ -21,9 +21,14 @@ FINAL_SCALE = 1.0e-2
 """Initial scale of the output layer: an untrained network is small beside the priors."""
 
 
+ENTROPY = "_entropy"
+"""What the layers that make S add to the names of those that make U, see `readout`."""
+
+
 def network(bead_energies: Callable[..., Array], facts: Any, hops: int) -> NetworkTerm:
     """The energy term "network" of bead_energies(facts, vectors, species, senders, receivers, edge_mask).
 
+    bead_energies gives (n, 1), or (n, 2) when facts.reference_K conditions it on temperature.
     The function is one for hk.transform; what it gives as the initial value of a parameter is the standard
     deviation of the numbers that are drawn for it, in the default float type. hops: as in NetworkTerm.
     """
@@ -36,7 +41,26 @@ def network(bead_energies: Callable[..., Array], facts: Any, hops: int) -> Netwo
         scales = jax.jit(transformed.init)(None, vectors, two, two, two, jnp.ones(2, bool))
         return _drawn(key, scales)
 
-    return NetworkTerm("network", facts.cutoff_A, hops, init, transformed.apply)
+    def edge_energy(*arguments) -> Array:
+        columns = transformed.apply(*arguments)
+        return columns[:, 0] if facts.reference_K is None else columns
+
+    return NetworkTerm("network", facts.cutoff_A, hops, init, edge_energy, facts.reference_K)
+
+
+def at_excess(params: Params, excess: float) -> Params:
+    """Parameters without conditioning that give U - excess · S of conditioned ones; excess is T/T₀ - 1.
+
+    Exact, since U and S differ only in the matrices of the layers that make them.
+    """
+    fixed = {}
+    for module, leaves in params.items():
+        if not module.endswith(ENTROPY):
+            slopes = params.get(module + ENTROPY)
+            fixed[module] = (
+                leaves if slopes is None else {name: leaves[name] - excess * slopes[name] for name in leaves}
+            )
+    return fixed
 
 
 def _drawn(key: Array, scales: Params) -> Params:
@@ -118,3 +142,27 @@ def mlp(sizes: tuple[int, ...], name: str, final_scale: float = 1.0) -> Callable
         return x
 
     return apply
+
+
+def readout(hidden: tuple[int, ...], name: str, facts: Any) -> Callable[[Array], Array]:
+    """An MLP to energies (rows, 1), small at the start; conditioned on temperature to U and S, (rows, 2).
+
+    S has a last matrix of its own, everything before it is that of U.
+    """
+    last = f"{name}_{len(hidden)}" if hidden else name
+    names = [last] if facts.reference_K is None else [last, last + ENTROPY]
+
+    def apply(x: Array) -> Array:
+        for depth, size in enumerate(hidden):
+            x = silu(linear(size, f"{name}_{depth}", bias=True)(x))
+        return jnp.concatenate([linear(1, each, bias=False, scale=FINAL_SCALE)(x) for each in names], axis=1)
+
+    return apply
+
+
+def beyond_alone(
+    energies: Float[Array, "rows columns"], species: Int[Array | np.ndarray, " beads"]
+) -> Float[Array, "beads columns"]:
+    """Energies of the beads less that of their species alone; the last N_SPECIES rows are beads alone."""
+    n_beads = species.shape[0]
+    return energies[:n_beads] - energies[n_beads:][jnp.asarray(species)]

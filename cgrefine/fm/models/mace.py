@@ -30,7 +30,7 @@ from jaxtyping import Array, Bool, Float, Int
 from cgrefine.energy import NetworkTerm
 from cgrefine.fm.models import layers
 from cgrefine.fm.models import tensor_product as tp
-from cgrefine.fm.models.layers import FINAL_SCALE, bessel, linear, mlp
+from cgrefine.fm.models.layers import bessel, mlp, readout
 from cgrefine.fm.models.product_basis import Chain, product_basis, products
 from cgrefine.residues import N_SPECIES
 
@@ -47,7 +47,7 @@ class MACE:
     go from layer to layer, never above l_max. correlation: factors A of a product, so that a message
     depends on up to `correlation` neighbours at once. envelope_p: exponent of the envelope; energy, force
     and force gradient are continuous at cutoff_A. parity: "so3" tells mirror images apart with two layers
-    or more, l_hidden above 0 and correlation above 1; "o3" cannot.
+    or more, l_hidden above 0 and correlation above 1; "o3" cannot. reference_K: as in NetworkTerm.
     """
 
     cutoff_A: float
@@ -61,6 +61,7 @@ class MACE:
     n_bessel: int
     envelope_p: int
     parity: tp.Parity
+    reference_K: float | None = None
 
 
 class _Graph(NamedTuple):
@@ -85,8 +86,8 @@ def _bead_energies(
     senders: Int[Array | np.ndarray, " edges"],
     receivers: Int[Array | np.ndarray, " edges"],
     edge_mask: Bool[Array | np.ndarray, " edges"],
-) -> Float[Array, " beads"]:
-    """Energy of each bead in kcal/mol; 0 without neighbours."""
+) -> Float[Array, "beads columns"]:
+    """Energy of each bead in kcal/mol, see `layers.network`; 0 without neighbours."""
     n_beads, kinds = species.shape[0], jnp.asarray(species)
     edges = layers.edges_of(vectors, edge_mask, facts.cutoff_A, facts.envelope_p)
     harmonics = tp.spherical_harmonics(vectors / edges.r[:, None], facts.l_max)
@@ -96,7 +97,7 @@ def _bead_energies(
     # features are change + alone: `alone` is the table of beads without neighbours, scalars only
     alone = hk.get_parameter("embedding", (N_SPECIES, facts.channels), vectors.dtype, jnp.ones)
     change: tp.Features = ()
-    energy = jnp.zeros(n_beads, vectors.dtype)
+    energy = 0.0
     for layer in range(facts.layers):
         last = layer == facts.layers - 1
         top = 0 if last else min(facts.l_hidden, facts.l_max)
@@ -107,14 +108,13 @@ def _bead_energies(
         messages = _messages(facts, kinds, around, chains, f"product_{layer}")
         change, alone = _updated(facts, kinds, messages, change, alone, f"update_{layer}")
         if last:
-            readout = mlp((facts.hidden // 2 or 1, 1), "energy", final_scale=FINAL_SCALE)
-            both = readout(jnp.concatenate([change[0][0] + alone[kinds], alone]))
-            read = both[:n_beads] - both[n_beads:][kinds]
+            both = jnp.concatenate([change[0][0] + alone[kinds], alone])
+            read = layers.beyond_alone(readout((facts.hidden // 2 or 1,), "energy", facts)(both), kinds)
         else:
-            read = linear(1, f"readout_{layer}", bias=False, scale=FINAL_SCALE)(change[0][0])
-        energy = energy + read[:, 0]
+            read = readout((), f"readout_{layer}", facts)(change[0][0])
+        energy = energy + read
     # the MLP of two equal rows need not be equal to the last bit
-    return jnp.where(layers.has_edge(edges, senders, n_beads), energy, 0.0)
+    return jnp.where(layers.has_edge(edges, senders, n_beads)[:, None], energy, 0.0)
 
 
 def _with(scalars: Array, change: tp.Features) -> tp.Features:

@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cgrefine.energy import NetworkTerm
 from cgrefine.fm.models import layers
-from cgrefine.fm.models.layers import FINAL_SCALE, bessel, linear, mlp
+from cgrefine.fm.models.layers import bessel, linear, mlp, readout
 from cgrefine.residues import N_SPECIES
 
 NORM_FLOOR = 1.0e-8
@@ -42,7 +42,8 @@ class PaiNN:
     """Static facts of the network. avg_neighbors: mean number of edges of a bead in the training data.
 
     hidden: channels of scalars and of vectors; a bead feels others up to `layers` cutoffs away. envelope_p:
-    exponent of the envelope; energy, force and force gradient are continuous at cutoff_A.
+    exponent of the envelope; energy, force and force gradient are continuous at cutoff_A. reference_K: as in
+    NetworkTerm.
     """
 
     cutoff_A: float
@@ -51,6 +52,7 @@ class PaiNN:
     layers: int
     n_bessel: int
     envelope_p: int
+    reference_K: float | None = None
 
 
 def network(facts: PaiNN) -> NetworkTerm:
@@ -65,8 +67,8 @@ def _bead_energies(
     senders: Int[Array | np.ndarray, " edges"],
     receivers: Int[Array | np.ndarray, " edges"],
     edge_mask: Bool[Array | np.ndarray, " edges"],
-) -> Float[Array, " beads"]:
-    """Energy of each bead in kcal/mol; 0 without neighbours."""
+) -> Float[Array, "beads columns"]:
+    """Energy of each bead in kcal/mol, see `layers.network`; 0 without neighbours."""
     n_beads = species.shape[0]
     edges = layers.edges_of(vectors, edge_mask, facts.cutoff_A, facts.envelope_p)
     direction = [(vectors[:, c] / edges.r)[:, None] for c in range(3)]
@@ -91,9 +93,8 @@ def _bead_energies(
         s = s + _with_alone(summed(for_scalar))
         x, y, z = (old + _with_alone(new) for old, new in zip(v, heard, strict=True))
         s, v = _updated(facts, s, (x, y, z), layer)
-    out = mlp((facts.hidden // 2 or 1, 1), "energy", final_scale=FINAL_SCALE)(s)[:, 0]
-    alone = out[n_beads:][jnp.asarray(species)]
-    return jnp.where(layers.has_edge(edges, senders, n_beads), out[:n_beads] - alone, 0.0)
+    energy = layers.beyond_alone(readout((facts.hidden // 2 or 1,), "energy", facts)(s), species)
+    return jnp.where(layers.has_edge(edges, senders, n_beads)[:, None], energy, 0.0)
 
 
 def _updated(facts: PaiNN, s: Array, v: Vectors, layer: int) -> tuple[Array, Vectors]:

@@ -1,7 +1,7 @@
 """Networks by name: the one place that knows which there are."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
 from cgrefine.energy import NetworkTerm
@@ -26,4 +26,5 @@ def network_term(facts: Mapping[str, Any]) -> NetworkTerm:
     if name not in NETWORKS:
         raise ValueError(f"no network {name!r}; there are {', '.join(sorted(NETWORKS))}")
     kind, made = NETWORKS[name]
-    return made(kind(**{field.name: facts[field.name] for field in fields(kind)}))
+    stated = [f.name for f in fields(kind) if f.default is MISSING or f.name in facts]
+    return made(kind(**{fact: facts[fact] for fact in stated}))

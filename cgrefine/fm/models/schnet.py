@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cgrefine.energy import NetworkTerm
 from cgrefine.fm.models import layers
-from cgrefine.fm.models.layers import FINAL_SCALE, bessel, linear, mlp
+from cgrefine.fm.models.layers import bessel, linear, mlp, readout
 from cgrefine.residues import N_SPECIES
 
 
@@ -34,6 +34,7 @@ class SchNet:
     layers: int
     n_bessel: int
     envelope_p: int
+    reference_K: float | None = None
 
 
 def network(facts: SchNet) -> NetworkTerm:
@@ -48,8 +49,8 @@ def _bead_energies(
     senders: Int[Array | np.ndarray, " edges"],
     receivers: Int[Array | np.ndarray, " edges"],
     edge_mask: Bool[Array | np.ndarray, " edges"],
-) -> Float[Array, " beads"]:
-    """Energy of each bead in kcal/mol; 0 without neighbours."""
+) -> Float[Array, "beads columns"]:
+    """Energy of each bead in kcal/mol, see `layers.network`; 0 without neighbours."""
     n_beads = species.shape[0]
     edges = layers.edges_of(vectors, edge_mask, facts.cutoff_A, facts.envelope_p)
     basis = bessel(edges.r, facts.cutoff_A, facts.n_bessel)
@@ -62,6 +63,5 @@ def _bead_energies(
         heard = jax.ops.segment_sum(messages, senders, n_beads) * facts.avg_neighbors**-0.5
         around = jnp.pad(heard, ((0, N_SPECIES), (0, 0)))
         s = (s + mlp((facts.hidden, facts.hidden), f"update_{layer}")(around)) * math.sqrt(0.5)
-    out = mlp((facts.hidden // 2 or 1, 1), "energy", final_scale=FINAL_SCALE)(s)[:, 0]
-    alone = out[n_beads:][jnp.asarray(species)]
-    return jnp.where(layers.has_edge(edges, senders, n_beads), out[:n_beads] - alone, 0.0)
+    energy = layers.beyond_alone(readout((facts.hidden // 2 or 1,), "energy", facts)(s), species)
+    return jnp.where(layers.has_edge(edges, senders, n_beads)[:, None], energy, 0.0)

@@ -1,0 +1,41 @@
+"""The trained force field at the temperature that a stage works at."""
+
+from pathlib import Path
+
+from cgrefine.cli.console import Console
+from cgrefine.config.schema import Config
+from cgrefine.errors import InputError
+from cgrefine.fm import forcefield
+from cgrefine.fm.forcefield import ForceField
+
+
+def trained_at(train: Path, temperature_K: float, console: Console) -> ForceField:
+    """The force field of a train stage, fixed at a temperature where its network is conditioned on it.
+
+    Warns of a temperature outside those that the network was trained at.
+    """
+    force_field = forcefield.load(train / "forcefield")
+    trained = forcefield.conditioned_range(force_field)
+    if trained is not None and not trained[0] <= temperature_K <= trained[1]:
+        console.result(
+            f"warning: {temperature_K:g} K is outside the {trained[0]:g} to {trained[1]:g} K of the frames "
+            "that the network was trained on: its energy is extrapolated"
+        )
+    return forcefield.at_temperature(force_field, temperature_K)
+
+
+def exported_at(train: Path, config: Config, console: Console) -> ForceField:
+    """The force field that `export` writes: at export.temperature_K or sim.temperature_K, where it matters.
+
+    Raises InputError when it does and neither is given.
+    """
+    if forcefield.conditioned_range(forcefield.load(train / "forcefield")) is None:
+        return forcefield.load(train / "forcefield")
+    temperature_K = config.export.temperature_K
+    if temperature_K is None and config.sim is not None:
+        temperature_K = config.sim.temperature_K
+    if temperature_K is None:
+        raise InputError(
+            "config: the network is conditioned on temperature; give export.temperature_K or a section `sim`"
+        )
+    return trained_at(train, temperature_K, console)
