@@ -28,7 +28,8 @@ from cgrefine.fm.forcefield import ForceField
 from cgrefine.fm.models.registry import network_term
 from cgrefine.fm.priors import parameters
 from cgrefine.fm.priors.parameters import Scaling
-from cgrefine.fm.train import EpochLog, Event, Snapshot, Task, fit, parts, single
+from cgrefine.fm.step import parts
+from cgrefine.fm.train import EpochLog, Event, Snapshot, Task, fit, single
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 """That end a training after the update at hand: Slurm sends the first two before it takes a node away."""

@@ -493,6 +493,9 @@ class Denoise(Section):
 class Loss(Section):
     """The force-matching loss. huber_kcal_mol_A: a bead's error beyond it counts linearly, not squared.
 
+    energy_weight (1/Å²): of the squared error of the energy differences among frames of one protein and
+    temperature in a batch, see `fm.loss.energy_squares`; for coarse data with energies.
+
     residue_weights, temperature_weights: of beads by residue name, of frames by K (1 where none is given), or
     by a rule: inverse_variance of the training forces, inverse_temperature; rules have a mean of 1.
     """
@@ -501,6 +504,13 @@ class Loss(Section):
     residue_weights: dict[str, Positive] | Literal["inverse_variance"] = {}
     temperature_weights: dict[float, Positive] | Literal["inverse_variance", "inverse_temperature"] = {}
     denoise: Denoise | None = None
+    energy_weight: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _energies_stay(self) -> "Loss":
+        if self.energy_weight > 0.0 and self.denoise is not None:
+            raise ValueError("energy_weight: denoise moves the frames, whose energies are then unknown")
+        return self
 
 
 class Ensemble(Section):

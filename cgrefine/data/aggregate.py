@@ -148,7 +148,7 @@ class _Piece(NamedTuple):
 def _mapped(molecule: Molecule, maps: Maps) -> Aggregated:
     """The second reading: every frame has its rows in arrays of the full size; invalid ones are cut out."""
     room = sum(-(-run.n_frames // molecule.data.stride) for run in molecule.runs)
-    arrays = _room(room, molecule.mapping.topology.n_beads)
+    arrays = _room(room, molecule.mapping.topology.n_beads, molecule.domain.energies)
     basic, every = _basic(molecule), max(1, room // SQUARED_FRAMES)
 
     def work(item: tuple[int, int, Block]) -> _Piece:
@@ -180,8 +180,8 @@ def _mapped(molecule: Molecule, maps: Maps) -> Aggregated:
     )
 
 
-def _room(frames: int, beads: int) -> dict[str, np.ndarray]:
-    return {
+def _room(frames: int, beads: int, energies: bool) -> dict[str, np.ndarray]:
+    room = {
         "positions": np.empty((frames, beads, 3), np.float32),
         "forces": np.empty((frames, beads, 3), np.float32),
         "temperature_K": np.empty(frames, np.float32),
@@ -189,6 +189,9 @@ def _room(frames: int, beads: int) -> dict[str, np.ndarray]:
         "frame": np.empty(frames, np.int32),
         "validation": np.empty(frames, bool),
     }
+    if energies:
+        room["energies"] = np.empty(frames, np.float64)
+    return room
 
 
 def _placed(blocks: Iterator[tuple[int, Block]]) -> Iterator[tuple[int, int, Block]]:
@@ -223,6 +226,8 @@ def _piece(
     positions = np.take(block.coords, molecule.mapping.ca, axis=1)
     kept = slice(None) if good.all() else good
     rows["positions"][kept] = positions
+    if block.energy is not None:
+        rows["energies"][kept] = block.energy
     below = int(np.searchsorted(block.frame, molecule.fit_until[index]))
     parts = ((slice(0, below), maps.fitted[index], maps.in_sample), (slice(below, None), maps.rest, False))
     squares, forces = {True: _Squares(), False: _Squares()}, []

@@ -6,6 +6,7 @@
   protein_id    (frames,), optional             which protein a frame is of; without it, one for each
                                                 distinct row of species and mask, in order of appearance
   resid         as species, optional            residue numbers
+  U             (frames,), optional             energies, up to a constant, for train.loss.energy_weight
   N_max         optional                        must be n_max
   aa_to_id      JSON text {"ALA": 0, ...}       the residue of each number; or the arrays aa_names, aa_ids;
                                                 or `residues` in the configuration
@@ -28,15 +29,17 @@ from cgrefine.data.topology import CARBON, Atoms
 from cgrefine.data.trajectory_npz import ERRORS, NpzFile, damaged, open_npz
 from cgrefine.errors import InputError
 
-KEYS = ("species", "Z", "mask", "protein_id", "resid", "N_max", "aa_to_id", "aa_names", "aa_ids")
+KEYS = ("species", "Z", "mask", "protein_id", "resid", "N_max", "aa_to_id", "aa_names", "aa_ids", "U")
 
 
 class Protein(NamedTuple):
-    """A protein in one file. frames: (f,) its rows of R and F, rising; resname, resid: (n,)."""
+    """A protein in one file. frames: (f,) its rows of R and F, rising; resname, resid: (n,); energy: (f,)
+    kcal/mol, if there."""
 
     frames: np.ndarray
     resname: np.ndarray
     resid: np.ndarray
+    energy: np.ndarray | None
 
 
 def protein_names(section: Coarse) -> tuple[str, ...]:
@@ -83,7 +86,12 @@ def read_coarse(section: Coarse, name: str) -> RawDomain:
                 f"{files[key][0].path} and {path} are both {entry.temperature_K:g} K replica {entry.replica} "
                 "(data.coarse); give each file its own replica"
             )
-        files[key] = file, protein.frames, len(first.resname)
+        if (protein.energy is None) != (first.energy is None):
+            raise InputError(
+                f"{path} and {section.files[0].path}: only one of them has energies U of protein {name}; all "
+                "files of one data.coarse entry have them, or none"
+            )
+        files[key] = file, protein
         runs.append(Run(key, entry.temperature_K, entry.replica, len(protein.frames)))
     assert first is not None
     path = Path(section.files[0].path).expanduser()
@@ -99,16 +107,19 @@ def read_coarse(section: Coarse, name: str) -> RawDomain:
         np.full(len(beads), CARBON),
         beads,
     )
-    return RawDomain(path, name, atoms, chain, tuple(runs), partial(_blocks, files))
+    read = partial(_blocks, files)
+    return RawDomain(path, name, atoms, chain, tuple(runs), read, first.energy is not None)
 
 
 def _blocks(
-    files: Mapping[str, tuple[NpzFile, np.ndarray, int]], run: Run, stride: int, block_frames: int
+    files: Mapping[str, tuple[NpzFile, Protein]], run: Run, stride: int, block_frames: int
 ) -> Iterator[Block]:
-    file, frames, n_beads = files[run.key]
-    start = 0
-    for coords, forces in file.blocks(stride, block_frames, frames):
-        yield Block(start + stride * np.arange(len(coords)), coords[:, :n_beads], forces[:, :n_beads])
+    file, protein = files[run.key]
+    start, n_beads = 0, len(protein.resname)
+    for coords, forces in file.blocks(stride, block_frames, protein.frames):
+        rows = start + stride * np.arange(len(coords))
+        energy = None if protein.energy is None else protein.energy[rows]
+        yield Block(rows, coords[:, :n_beads], forces[:, :n_beads], energy)
         start += stride * len(coords)
 
 
@@ -122,6 +133,7 @@ def _proteins(path: Path, file: NpzFile, given: Mapping[int, str] | None) -> lis
     number = _protein_number(path, arrays, np.where(mask, species, -1), file.n_frames)
     resid = _per_bead(path, "resid", arrays["resid"], file) if "resid" in arrays else None
     names = _residue_names(path, arrays, "aa_to_id" in pickled, given)
+    energy = _energies(path, arrays, file)
     found = []
     for protein in range(int(number.max()) + 1):
         frames = np.flatnonzero(number == protein)
@@ -142,8 +154,23 @@ def _proteins(path: Path, file: NpzFile, given: Mapping[int, str] | None) -> lis
             numbers = np.arange(1, n + 1)
         else:
             numbers = resid[0 if len(resid) == 1 else frames[0], :n].astype(np.int64)
-        found.append(Protein(frames, np.asarray([names[k] for k in kind.tolist()]), numbers))
+        own = None if energy is None else energy[frames]
+        found.append(Protein(frames, np.asarray([names[k] for k in kind.tolist()]), numbers, own))
     return found
+
+
+def _energies(path: Path, arrays: Mapping[str, np.ndarray], file: NpzFile) -> np.ndarray | None:
+    """(frames,) kcal/mol, or None where the file has none."""
+    if "U" not in arrays:
+        return None
+    values = arrays["U"]
+    if values.shape != (file.n_frames,) or values.dtype.kind != "f" or not np.isfinite(values).all():
+        raise InputError(
+            f"{path}: U ({values.dtype}, shape {values.shape}) must be a finite floating-point number for "
+            f"each of the {file.n_frames} frames"
+        )
+    # a force times a length
+    return values.astype(np.float64) * file.scales[0] * file.scales[1]
 
 
 def _arrays(path: Path) -> tuple[dict[str, np.ndarray], set[str]]:

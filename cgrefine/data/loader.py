@@ -5,6 +5,7 @@ rows of the epochs → shuffled by (seed, epoch) → one share of them → frame
 and set_state (JSON-able): restored anywhere it goes on with the same batches.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
@@ -185,10 +186,13 @@ class FrameSource:
         elif recipe.noising is not None:
             draw = np.random.default_rng([order.seeds[2], place, 1]).standard_normal(x.shape)
             x, forces = noised(recipe.noising, x, forces, draw, units.thermal_energy(temperature_K))
+        # of the stored positions, not of moved ones
+        energies = domain.energies if decoy < 0 and recipe.noising is None else None
+        energy = math.nan if energies is None else float(energies[frame])
         if not usable and decoy < 0:
             forces, weight = np.zeros_like(x), 0.0
-        senders, receivers = frame_edges(x, self.frames.cutoff_A)
-        return Item(row, index, frame, x, forces, senders, receivers, weight, decoy >= 0, temperature_K)
+        edges = frame_edges(x, self.frames.cutoff_A)
+        return Item(row, index, frame, x, forces, *edges, weight, decoy >= 0, temperature_K, energy)
 
     def packed(self, items: list[Item], budget: Budget) -> Packed:
         """The batch of these items."""

@@ -90,7 +90,7 @@ def blocks_of_runs(molecule: Molecule, until: Sequence[int] | None = None) -> It
         for block in frame_blocks(molecule.domain, run, molecule.data.stride, molecule.options.block_frames):
             if block.frame[-1] >= stop:
                 below = int(np.searchsorted(block.frame, stop))
-                block = Block(*(values[:below] for values in block))
+                block = block.part(slice(below))
             if not len(block.frame):
                 break
             yield index, block
@@ -103,7 +103,7 @@ def valid_part(molecule: Molecule, run: int, block: Block) -> Block:
     """
     good = valid_frames(block.coords, block.forces, molecule.data.coordinate_limit_A)
     if not good.all():
-        block = Block(*(values[good] for values in block))
+        block = block.part(good)
     if len(block.frame):
         where = f" run {molecule.runs[run].key}:"
         check_values(molecule.domain, block.coords[0], block.forces[0], where)

@@ -39,7 +39,8 @@ class Item(NamedTuple):
     """One frame with its edges. row: of the epoch; domain, frame: where it is stored.
 
     positions, forces (n, 3) float32; senders, receivers (e,) int32; weight: of its beads in the loss;
-    decoy: a noisy copy, forces are zero; temperature_K: of its run.
+    decoy: a noisy copy, forces are zero; temperature_K: of its run. energy: kcal/mol from the mean of its
+    domain, NaN when there is none that belongs to these positions.
     """
 
     row: int
@@ -52,6 +53,7 @@ class Item(NamedTuple):
     weight: float
     decoy: bool
     temperature_K: float
+    energy: float
 
     @property
     def n_beads(self) -> int:
@@ -79,12 +81,16 @@ class Batch(NamedTuple):
 
     weight (n,) float32: in the loss, 0 on padding. decoy (n,) bool; the target forces of decoys are zero
     and stand for the residual that the network is to learn.
+    target_energies (g,) float32 kcal/mol, NaN where there is none; gauge (g,) int32: number, below g, of the
+    group of graphs (one domain at one temperature) whose energies have the same unknown constant.
     """
 
     positions: np.ndarray
     target_forces: np.ndarray
     weight: np.ndarray
     decoy: np.ndarray
+    target_energies: np.ndarray
+    gauge: np.ndarray
     system: System
     neighbors: Neighbors
 
@@ -202,7 +208,14 @@ def make_batch(
     positions, targets = np.zeros((budget.beads, 3), np.float32), np.zeros((budget.beads, 3), np.float32)
     np.concatenate([item.positions for item in items], out=positions[:n])
     np.concatenate([item.forces for item in items], out=targets[:n])
-    return Batch(positions, targets, weight, decoy, system, _joined_edges(items, counts, budget.edges))
+    energies, gauge = np.full(budget.graphs, np.nan, np.float32), np.zeros(budget.graphs, np.int32)
+    energies[: len(items)] = [item.energy for item in items]
+    groups: dict[tuple[int, float], int] = {}
+    gauge[: len(items)] = [
+        groups.setdefault((item.domain, item.temperature_K), len(groups)) for item in items
+    ]
+    edges = _joined_edges(items, counts, budget.edges)
+    return Batch(positions, targets, weight, decoy, energies, gauge, system, edges)
 
 
 def real_beads(batch: Batch) -> np.ndarray:

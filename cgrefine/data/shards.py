@@ -36,7 +36,8 @@ def array_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
 
 
 class Frames:
-    """(f, n, 3) float32 frames of a .npy file of int16, float16 or float32; indexed along the first axis.
+    """(f, n, 3) or (f,) float32 frames of a .npy file of int16, float16 or float32; indexed along the first
+    axis.
 
     Indices are an integer, a slice, an array of integers or a boolean mask, with the shapes of numpy.
     starts (s,), origins (s, 3): int16 values of the frames from starts[k] on are relative to origins[k];
@@ -44,13 +45,12 @@ class Frames:
     """
 
     dtype = np.dtype(np.float32)
-    ndim = 3
 
     def __init__(
         self,
         path: str,
         stored: np.dtype,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         ends: str,
         starts: np.ndarray | None = None,
         origins: np.ndarray | None = None,
@@ -58,6 +58,11 @@ class Frames:
         self.path, self.stored, self.shape, self.ends = path, stored, shape, ends
         self.starts, self.origins = starts, origins
         self.checked = False
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
 
     def __len__(self) -> int:
         return self.shape[0]

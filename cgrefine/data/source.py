@@ -42,6 +42,7 @@ class RawDomain:
 
     read(run, stride, block_frames) yields every stride-th frame of a run, at most block_frames at a time;
     `frame_blocks` calls it. coords and forces may be read-only views of the file, of dtype float32.
+    energies: whether the blocks have them.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class RawDomain:
     bonds: np.ndarray | None
     runs: tuple[Run, ...]
     read: Callable[[Run, int, int], Iterator["Block"]]
+    energies: bool = False
 
     @property
     def source(self) -> str:
@@ -63,11 +65,20 @@ class RawDomain:
 
 
 class Block(NamedTuple):
-    """Consecutive kept frames. frame: (f,) index in the run; coords (f, atoms, 3) Å; forces, kcal/mol/Å."""
+    """Consecutive kept frames. frame: (f,) index in the run; coords (f, atoms, 3) Å; forces, kcal/mol/Å.
+
+    energy: (f,) kcal/mol, of data that are coarse-grained already and have it.
+    """
 
     frame: np.ndarray
     coords: np.ndarray
     forces: np.ndarray
+    energy: np.ndarray | None = None
+
+    def part(self, rows: slice | np.ndarray) -> "Block":
+        """These of its frames."""
+        energy = None if self.energy is None else self.energy[rows]
+        return Block(self.frame[rows], self.coords[rows], self.forces[rows], energy)
 
 
 def select_runs(domain: RawDomain, temperatures_K: Sequence[float] | None) -> tuple[Run, ...]:

@@ -45,9 +45,15 @@ from cgrefine.residues import ONE_LETTER, species_from_sequence
 from cgrefine.system import Topology, topology_from_species
 
 FORMAT = 2
-UNITS = {"positions": "Å; int16 in 0.01 Å from origin", "forces": "kcal/mol/Å", "temperature_K": "K"}
+UNITS = {
+    "positions": "Å; int16 in 0.01 Å from origin",
+    "forces": "kcal/mol/Å",
+    "energies": "kcal/mol, from their mean",
+    "temperature_K": "K",
+}
 SEGMENT = "start, count, temperature_K, replica, first source frame, stride, validation, origin in 0.01 Å"
-STORED = {"positions": ("int16", "float32"), "forces": ("float16", "float32")}
+STORED = {"positions": ("int16", "float32"), "forces": ("float16", "float32"), "energies": ("float32",)}
+"""Types of the arrays of a domain; energies are only there where the data have them."""
 PER_FRAME = ("temperature_K", "replica", "frame", "validation")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
@@ -62,6 +68,7 @@ class Domain:
 
     resid: residue numbers of the source as pairs (first, count) of consecutive ones.
     positions (f, n, 3) Å, forces (f, n, 3) kcal/mol/Å: Frames on disk, or arrays in memory; float32.
+    energies (f,) kcal/mol, float32, from their mean: of data that have them, else None.
     """
 
     name: str
@@ -72,6 +79,7 @@ class Domain:
     positions: Frames | np.ndarray
     forces: Frames | np.ndarray
     segments: Segments
+    energies: Frames | np.ndarray | None = None
 
     @property
     def n_frames(self) -> int:
@@ -141,14 +149,21 @@ class Dataset:
 
 
 def in_memory(name: str, topology: Topology, arrays: Mapping[str, np.ndarray]) -> Domain:
-    """A domain that is not on disk. arrays: positions, forces (f, n, 3), and those of PER_FRAME (f,)."""
+    """A domain that is not on disk. arrays: those of `write_domain`."""
     return Domain(
         name=name,
         **_chain(topology),
         positions=np.asarray(arrays["positions"], np.float32),
         forces=np.asarray(arrays["forces"], np.float32),
         segments=segments_of(*(np.asarray(arrays[key]) for key in PER_FRAME)),
+        energies=_from_mean(arrays["energies"]) if "energies" in arrays else None,
     )
+
+
+def _from_mean(energies: np.ndarray) -> np.ndarray:
+    """float32 after the mean is gone, which may be large: differences alone mean anything."""
+    exact = np.asarray(energies, np.float64)
+    return (exact - exact.mean()).astype(np.float32)
 
 
 def write_domain(
@@ -163,10 +178,10 @@ def write_domain(
     """Write one domain under a temporary name and rename it; returns its entry for dataset.json.
 
     arrays: positions, forces (f, n, 3) and those of PER_FRAME (f,): temperature_K, replica, frame (in its
-    run), validation. facts: JSON-able extras for the entry, without NaN. A damaged domain of that name is
-    replaced. positions: int16 holds the grid points of a 0.01 Å grid exactly; auto takes it where all
-    coordinates are on the grid and each frame is less than 655 Å wide, else float32. forces: float16
-    has a relative error of 2⁻¹¹ (absolute 3e-8 below 6e-5).
+    run), validation; and energies (f,) kcal/mol, if there are any. facts: JSON-able extras for the entry,
+    without NaN. A damaged domain of that name is replaced. positions: int16 holds the grid points of a 0.01 Å
+    grid exactly; auto takes it where all coordinates are on the grid and each frame is less than 655 Å wide,
+    else float32. forces: float16 has a relative error of 2⁻¹¹ (absolute 3e-8 below 6e-5).
     Raises InputError on a name that is no plain file name or is there already, and ValueError on wrong
     shapes, values that are not finite, and numbers that the asked types cannot hold.
     """
@@ -189,7 +204,10 @@ def write_domain(
         encoding = _encoding(name, x, segments_of(*(arrays[key] for key in PER_FRAME)), positions)
         kind, parts = np.dtype(encoding.stored), _encoded(x, encoding)
         positions_facts = write_array(partial / "positions.npy", kind, x.shape, parts)
-        forces_facts = written.result()
+        stored = {"positions": positions_facts, "forces": written.result()}
+    if "energies" in arrays:
+        parts = iter([_from_mean(arrays["energies"])])
+        stored["energies"] = write_array(partial / "energies.npy", np.dtype(np.float32), (len(x),), parts)
     entry = {
         **facts,
         "format": FORMAT,
@@ -198,7 +216,7 @@ def write_domain(
         "n_frames": len(x),
         **_chain(topology),
         "segments": rows_of(encoding.segments),
-        "arrays": {"positions": positions_facts, "forces": forces_facts},
+        "arrays": stored,
     }
     data = sealed(entry)
     with (partial / "entry.json").open("wb") as handle:
@@ -264,12 +282,18 @@ def _open_domain(folder: Path, entry: Mapping[str, Any]) -> Domain:
     if segments.n_frames != shape[0] or len(entry["sequence"]) != shape[1]:
         raise ValueError("segments")
     for key, allowed in STORED.items():
+        if key == "energies" and key not in entry["arrays"]:
+            continue
         facts = entry["arrays"][key]
         if facts["dtype"] not in allowed:
             raise ValueError(f"{key}.dtype")
         relative = (segments.start, segments.origin) if facts["dtype"] == "int16" else (None, None)
         arrays[key] = Frames(
-            f"{folder}/domains/{name}/{key}.npy", np.dtype(facts["dtype"]), shape, facts["ends"], *relative
+            f"{folder}/domains/{name}/{key}.npy",
+            np.dtype(facts["dtype"]),
+            shape[:1] if key == "energies" else shape,
+            facts["ends"],
+            *relative,
         )
         arrays[key].check_header()
     return Domain(
@@ -316,8 +340,8 @@ def _fault(path: Path, entry: Mapping[str, Any]) -> str | None:
 
 def _check_arrays(name: str, topology: Topology, arrays: Mapping[str, np.ndarray]) -> None:
     n_frames = len(arrays["positions"])
-    for key in ("positions", "forces", *PER_FRAME):
-        shape = (n_frames,) if key in PER_FRAME else (n_frames, topology.n_beads, 3)
+    for key in ("positions", "forces", *PER_FRAME, *(k for k in ("energies",) if k in arrays)):
+        shape = (n_frames, topology.n_beads, 3) if key in ("positions", "forces") else (n_frames,)
         if arrays[key].shape != shape:
             raise ValueError(f"domain {name}: {key} has shape {arrays[key].shape}, must be {shape}")
         if not all(np.isfinite(part).all() for part in _chunks(np.asarray(arrays[key]))):

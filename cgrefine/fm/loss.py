@@ -6,6 +6,7 @@ each function for one batch gives `Sums`, and those of all batches are added bef
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -96,6 +97,30 @@ def matching_sums(
     else:
         error = huber_squares(predicted, residual, weight, huber_width)
     return Sums(error, 3.0 * jnp.sum(weight))
+
+
+def energy_squares(
+    network: NetworkTerm, prior: BeadEnergies, params: Params, prior_params: Params, batch: Batch
+) -> Float[Array, ""]:
+    """Σ_k m_k/(m_k - 1) Σ_{g in k} (d_g - d̄_k)², (kcal/mol)²: errors d of the energies of graphs.
+
+    k are the gauges of the batch, and d̄_k the mean of the m_k graphs in it that have a target energy and a
+    weight: the constant of each is not known, and the factor makes the mean of the sum what it would be if it
+    were. A gauge with one graph adds nothing. Over the number of beads it is the squared error of the energy
+    of a frame over its beads.
+    """
+    x, g = jnp.asarray(batch.positions), batch.system.graph_mask.shape[0]
+    per_bead = network(params, x, batch.system, batch.neighbors)
+    per_bead = per_bead + prior(prior_params, x, batch.system, batch.neighbors)
+    energies = energy.graph_energies(per_bead, batch.system.graph_id, g)
+    weight = energy.graph_energies(jnp.asarray(batch.weight), batch.system.graph_id, g)
+    counted = jnp.isfinite(batch.target_energies) & (weight > 0.0)
+    error = jnp.where(counted, energies - jnp.where(counted, batch.target_energies, 0.0), 0.0)
+    count = jax.ops.segment_sum(counted.astype(error.dtype), batch.gauge, g)
+    mean = jax.ops.segment_sum(error, batch.gauge, g) / jnp.maximum(count, 1.0)
+    apart = jnp.where(counted, error - mean[batch.gauge], 0.0)
+    unbiased = count / jnp.maximum(count - 1.0, 1.0)
+    return jnp.sum(unbiased[batch.gauge] * apart**2)
 
 
 def joint_sums(

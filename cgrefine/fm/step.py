@@ -108,15 +108,22 @@ class Matching:
 
     def sums(self, params: Params, prior_params: Params, batch: Batch) -> Sums:
         """Error and weight of one batch."""
-        width = self.settings.loss.huber_kcal_mol_A
+        width, energy_weight = self.settings.loss.huber_kcal_mol_A, self.settings.loss.energy_weight
         with jax.default_matmul_precision(self.settings.precision):
             if self.scaling is None:
                 residual = loss.residual_forces(self.prior, prior_params, batch)
-                return loss.matching_sums(self.network, params, batch, residual, width)
-            penalty = self.settings.prior_penalty
-            return loss.joint_sums(
-                self.network, self.prior, self.scaling, params, prior_params, batch, penalty, width
-            )
+                sums = loss.matching_sums(self.network, params, batch, residual, width)
+            else:
+                penalty = self.settings.prior_penalty
+                sums = loss.joint_sums(
+                    self.network, self.prior, self.scaling, params, prior_params, batch, penalty, width
+                )
+            if energy_weight == 0.0:
+                return sums
+            own, moved = parts(params, prior_params, self.scaling)
+            squares = loss.energy_squares(self.network, self.prior, own, moved, batch)
+            # sums are over three components a bead
+            return sums._replace(error=sums.error + 3.0 * energy_weight * squares)
 
     def rule(self, rate: Any) -> optax.GradientTransformationExtraArgs:
         """The optimiser at a learning rate."""
@@ -233,6 +240,13 @@ def of_the_network(params: Params) -> Params:
     """What decays: matrices of the network, no parameter of the priors, which their penalty holds."""
     fixed = jax.tree.map(lambda leaf: False, params["priors"])
     return {"network": optimizers.matrices(params["network"]), "priors": fixed}
+
+
+def parts(params: Params, prior_params: Params, scaling: Scaling | None) -> tuple[Params, Params]:
+    """Parameters of the network and of the priors, from those of a FitState and those the fit began with."""
+    if scaling is None:
+        return params, prior_params
+    return params["network"], scaling.params(prior_params, params["priors"])
 
 
 def noise_scale(square: float, product: float, beads: float) -> float:

@@ -37,6 +37,7 @@ from cgrefine.fm.step import (
     compiled,
     empty_tally,
     noise_scale,
+    parts,
 )
 from cgrefine.fm.validation import ForceErrors, validator
 from cgrefine.fm.weighting import weighting
@@ -276,6 +277,10 @@ def _recipe(frames: FrameSet, settings: Train) -> Recipe:
     decoys = Decoys(settings.decoy_fraction, settings.decoy_noise_A, settings.decoy_weight)
     denoise = settings.loss.denoise
     noising = None if denoise is None else Noising(denoise.noise_A, denoise.force_share)
+    if settings.loss.energy_weight > 0.0 and all(domain.energies is None for domain in frames.domains):
+        raise InputError(
+            "train.loss.energy_weight: no training protein has energies; only data.coarse can give them"
+        )
     return Recipe(decoys, noising, weighting(frames, settings.loss))
 
 
@@ -378,13 +383,6 @@ class _Clock:
             return self._first, math.nan
         elapsed = time.perf_counter() - self._begin
         return elapsed / (self._count - 1), (self._streams.waited - self._waited) / elapsed
-
-
-def parts(params: Params, prior_params: Params, scaling: Scaling | None) -> tuple[Params, Params]:
-    """Parameters of the network and of the priors, from those of a FitState and those the fit began with."""
-    if scaling is None:
-        return params, prior_params
-    return params["network"], scaling.params(prior_params, params["priors"])
 
 
 def shown(state: FitState) -> Params:

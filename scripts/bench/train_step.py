@@ -16,6 +16,7 @@ with MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 it keeps it.
 
 import argparse
 import json
+import math
 import os
 import statistics
 import time
@@ -134,9 +135,8 @@ def packed(chains: list[np.ndarray], cutoff_A: float) -> Batch:
     items, topologies = [], []
     for k, x in enumerate(chains):
         forces = rng.normal(size=x.shape).astype(np.float32)
-        items.append(
-            Item(k, k, 0, x.astype(np.float32), forces, *frame_edges(x, cutoff_A), 1.0, False, 300.0)
-        )
+        edges = frame_edges(x, cutoff_A)
+        items.append(Item(k, k, 0, x.astype(np.float32), forces, *edges, 1.0, False, 300.0, math.nan))
         topologies.append(system.topology_from_species(rng.integers(0, 20, len(x))))
     slots = 64 * -(-int(Loader().edge_headroom * sum(item.n_edges for item in items)) // 64)
     return make_batch(items, topologies, Budget(sum(map(len, chains)), slots, len(chains)))

@@ -60,7 +60,8 @@ def written(path, save=np.savez, **change):
 
 def frames(domain, stride=1, block_frames=2, run=0):
     blocks = list(frame_blocks(domain, domain.runs[run], stride, block_frames))
-    return [np.concatenate([block[k] for block in blocks]) for k in range(3)]
+    parts = zip(*(block[:3] for block in blocks), strict=True)
+    return [np.concatenate(part) for part in parts]
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -78,6 +79,36 @@ def test_each_protein_has_its_frames(tmp_path, save, stride):
         ]
         assert index.tolist() == [*range(0, FRAMES[k], stride)]
         assert np.array_equal(coords, truth["R"][rows, :n]) and np.array_equal(forces, truth["F"][rows, :n])
+
+
+def test_energies_go_with_their_frames(tmp_path):
+    """In kJ/mol here: 4.184 to a kcal/mol. They are stored from their mean."""
+    a = arrays()
+    energy = 1e6 + np.arange(float(sum(FRAMES)))
+    path = written(tmp_path / "set.npz", R=a["R"] / 10, F=a["F"] * np.float32(41.84), U=energy)
+    section = coarse(path, units="nm,kJ/mol/nm")
+    domain = read_coarse(section, "set-1")
+    assert domain.energies
+    found = np.concatenate([np.asarray(b.energy) for b in frame_blocks(domain, domain.runs[0], 2, 1)])
+    rows = np.flatnonzero(a["protein_id"] == 1)[::2]
+    assert np.allclose(found, energy[rows] / 4.184, rtol=1e-12)
+    data = Data.model_validate({"coarse": [section.model_dump()]})
+    stored = aggregate(domain, domain.runs, (3,), data, ForceMap(kind="basic")).arrays
+    assert np.allclose(stored["energies"], energy[a["protein_id"] == 1] / 4.184, rtol=1e-12)
+    assert not read_coarse(coarse(written(tmp_path / "none.npz")), "none-1").energies
+
+
+def test_energies_of_some_files_only_are_refused(tmp_path):
+    paths = [written(tmp_path / "a.npz", U=np.zeros(sum(FRAMES))), written(tmp_path / "b.npz")]
+    files = [
+        {"path": str(p), "temperature_K": 320.0, "replica": k, "units": "A,kcal/mol/A"}
+        for k, p in enumerate(paths)
+    ]
+    with pytest.raises(InputError, match="only one of them has energies U of protein a-0"):
+        read_coarse(Coarse.model_validate({"files": files}), "a-0")
+    bad = written(tmp_path / "c.npz", U=np.zeros(3))
+    with pytest.raises(InputError, match=r"U \(float64, shape \(3,\)\) must be a finite"):
+        read_coarse(coarse(bad), "c-0")
 
 
 def test_nm_and_kj(tmp_path):

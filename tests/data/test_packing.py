@@ -106,7 +106,9 @@ def items(frames, rows):
         x = frames.positions(row)
         d, f = frames.each_once.where(row)
         edges, decoy = frame_edges(x, CUTOFF), row % 3 == 1
-        made.append(Item(row, d, f, x, frames.forces(row), *edges, WEIGHTS[row % 3], decoy, 300.0 + row))
+        energy = np.nan if decoy else 2.0 * row
+        kelvin = 300.0 + 10.0 * (row % 2)
+        made.append(Item(row, d, f, x, frames.forces(row), *edges, WEIGHTS[row % 3], decoy, kelvin, energy))
     return made, [frames.domains[item.domain].topology for item in made]
 
 
@@ -134,6 +136,11 @@ def test_a_batch_holds_its_frames_with_every_edge(frames):
     assert not batch.neighbors.senders[edges:].any() and not batch.neighbors.receivers[edges:].any()
     assert not batch.system.bead_mask[start:].any() and np.all(batch.weight[start:] == 0)
     assert not batch.decoy[start:].any() and batch.system.graph_mask.sum() == 5
+    assert np.array_equal(batch.system.temperature_K, [300, 310, 300, 310, 310, 0, 0, 0])
+    assert np.array_equal(batch.target_energies[:5], [0, np.nan, np.nan, np.nan, np.nan], equal_nan=True)
+    assert np.isnan(batch.target_energies[5:]).all() and batch.gauge[:5].tolist() == [0, 1, 2, 3, 4]
+    # one domain: rows 2 and 4 at 300 K, 3 at 310 K
+    assert make_batch(*items(frames, [2, 3, 4]), budget).gauge[:3].tolist() == [0, 1, 0]
     by_residue = np.linspace(0.5, 2.4, 20)
     weighted = make_batch(made, topologies, budget, by_residue).weight
     assert np.allclose(weighted, batch.weight * by_residue[batch.system.species], rtol=1e-6)

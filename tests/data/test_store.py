@@ -68,6 +68,30 @@ def test_round_trip(folder):
     assert not list(folder.rglob("*.partial"))
 
 
+def test_energies_are_kept_from_their_mean(tmp_path):
+    """float32 of numbers near -1e6 would be off by 0.03; of a domain without them there is no file."""
+    energies = -1e6 + np.linspace(0.0, 7.0, F)
+    more = {**arrays(3), "energies": energies}
+    entries = [
+        write_domain(tmp_path, "with", TOPOLOGY, more, {}),
+        write_domain(tmp_path, "without", TOPOLOGY, arrays(4), {}),
+    ]
+    write_index(tmp_path, entries, {})
+    dataset = open_dataset(tmp_path)
+    found, nothing = dataset.domain("with").energies, dataset.domain("without").energies
+    assert found is not None and nothing is None
+    assert np.allclose(np.asarray(found), energies - energies.mean(), atol=1e-6)
+    assert found[2] == np.asarray(found)[2] and found.shape == (F,)
+    assert np.array_equal(np.asarray(in_memory("m", TOPOLOGY, more).energies), np.asarray(found))
+    dataset.verify()
+    path = tmp_path / "domains" / "with" / "energies.npy"
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match="energies"):
+        dataset.verify()
+
+
 def test_compact_form_is_twelve_bytes_a_bead(tmp_path):
     entry = write_domain(tmp_path, "a", TOPOLOGY, arrays(1, f=400, grid=True), {}, forces="float16")
     assert [entry["arrays"][key]["dtype"] for key in ("positions", "forces")] == ["int16", "float16"]

@@ -97,7 +97,8 @@ def section(path, topology=None, temperature=320.0, **more):
 def frames(domain, stride=1, block_frames=2, run=0):
     blocks = list(frame_blocks(domain, domain.runs[run], stride, block_frames))
     assert max(len(b.frame) for b in blocks) <= block_frames
-    return [np.concatenate([b[k] for b in blocks]) for k in range(3)]
+    parts = zip(*(block[:3] for block in blocks), strict=True)
+    return [np.concatenate(part) for part in parts]
 
 
 def assert_same(domain, reference, stride=1, tolerance=1e-6):

@@ -51,6 +51,48 @@ def test_residual_is_target_minus_prior_and_zero_on_decoys():
     assert set(np.unique(batch.weight)) <= {0.0, 0.25, 1.0}
 
 
+def energies_batch():
+    """Four frames of one domain at two temperatures, two of another without energies, and decoys."""
+    domains = [
+        domain(6, 3, seed=1, energies=True),
+        domain(6, 1, seed=4, energies=True, temperature_K=400.0),
+        domain(5, 2, seed=2),
+    ]
+    frames = frame_set(domains, validation=False, cutoff_A=9.0)
+    budget = budget_for([frames], 70, 1.3)
+    recipe = Recipe(Decoys(fraction=0.5, noise_A=0.3, weight=0.25))
+    return next(each(training_batches(frames, budget, 0, 1, recipe, READING))).batch
+
+
+def test_energy_squares_by_hand():
+    """Three frames have one unknown constant; the one at another temperature, those without energies and
+    decoys say nothing. Network of height (5, -3) against (6, -3)."""
+    batch, x64 = energies_batch(), lambda b: jnp.asarray(b.positions, jnp.float64)
+    params = {"height": jnp.asarray([5.0, -3.0])}
+    compute = jax.jit(lambda b: loss.energy_squares(RADIAL, PRIOR, params, PRIOR_PARAMS, b))
+    found = float(compute(batch._replace(positions=x64(batch))))
+    one = {"height": jnp.asarray([-1.0, 0.0])}
+    unit = np.asarray(RADIAL(one, x64(batch), batch.system, batch.neighbors))
+    errors = np.asarray([unit[batch.system.graph_id == g].sum() for g in range(len(batch.gauge))])
+    has = np.isfinite(batch.target_energies)
+    assert has.sum() == 4 and sorted(np.bincount(batch.gauge[has])[np.unique(batch.gauge[has])]) == [1, 3]
+    three = errors[has & (batch.gauge == np.bincount(batch.gauge[has]).argmax())]
+    assert found == pytest.approx(3.0 * three.var(ddof=1), rel=1e-4) and three.std() > 0.1
+    shifted = batch._replace(target_energies=batch.target_energies + 10.0 * batch.gauge)
+    assert float(compute(shifted._replace(positions=x64(batch)))) == pytest.approx(found, rel=1e-4)
+
+
+def test_energy_squares_have_finite_slopes_and_vanish_for_the_teacher():
+    batch = energies_batch()
+
+    def value(height):
+        return loss.energy_squares(RADIAL, PRIOR, {"height": height}, PRIOR_PARAMS, batch)
+
+    far = jnp.asarray([5.0, -3.0])
+    assert np.all(np.isfinite(jax.grad(value)(far)))
+    assert float(value(jnp.asarray([6.0, -3.0]))) < 1e-6 * float(value(far))
+
+
 def test_matching_loss_vanishes_for_the_teacher():
     frames = frame_set([domain(6, 2, seed=2)], validation=False, cutoff_A=9.0)
     batch = next(each(sweep(frames, budget_for([frames], 12, 1.05), READING))).batch

@@ -16,7 +16,8 @@ from cgrefine.fm import checkpoints, optimizers, snapshots
 from cgrefine.fm.models.registry import network_term
 from cgrefine.fm.priors.parameters import scaling
 from cgrefine.fm.priors.terms import prior_terms
-from cgrefine.fm.train import Task, fit, on_host, parts, single
+from cgrefine.fm.step import parts
+from cgrefine.fm.train import Task, fit, on_host, single
 from tests.fm.toy import CUTOFF, PRIOR, PRIOR_PARAMS, RADIAL, TEACHER, domain
 
 SETTINGS = Train(epochs=12, batch_beads=40, learning_rate=0.5, clip_norm=1e6, decoy_fraction=0.0)
@@ -85,6 +86,24 @@ def test_two_temperatures_tell_energy_from_entropy():
     task = Task(conditioned, PRIOR, PRIOR_PARAMS, training, validation)
     _, last = trained(task, changed(epochs=20))
     assert np.allclose(last.best["height"], teacher, atol=0.06)
+
+
+def test_energies_are_matched():
+    """Forces of pure noise, 100 times the teacher's, and energies of the teacher: only these can find it."""
+    domains = [domain(6, 60, 1, noise=300.0, validation=range(6), energies=True)]
+    training, validation = (frame_set(domains, validation=v, cutoff_A=CUTOFF) for v in (False, True))
+    task = Task(RADIAL, PRIOR, PRIOR_PARAMS, training, validation)
+    found = {
+        weight: trained(task, changed(epochs=20, loss={"energy_weight": weight}))[1].state.params["height"]
+        for weight in (0.0, 1e7)
+    }
+    assert np.allclose(found[1e7], TEACHER["height"], rtol=0.02)
+    assert np.abs(found[0.0] - TEACHER["height"]).max() > 0.3
+
+
+def test_an_energy_weight_without_energies_is_refused(task):
+    with pytest.raises(InputError, match="no training protein has energies"):
+        trained(task, changed(loss={"energy_weight": 1.0}))
 
 
 def test_before_training_the_error_is_that_of_the_prior(done):

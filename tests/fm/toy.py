@@ -29,17 +29,20 @@ def edge_energy(params, vectors, species, senders, receivers, edge_mask):
 RADIAL = NetworkTerm("network", CUTOFF, 1, lambda key: {"height": jnp.zeros(2)}, edge_energy)
 
 
-def domain(n, n_frames, seed, noise=0.0, validation=(), temperature_K=300.0, teacher=TEACHER):
-    """Random chains of n beads with the forces of prior and teacher, plus Gaussian noise."""
+def domain(n, n_frames, seed, noise=0.0, validation=(), temperature_K=300.0, teacher=TEACHER, energies=False):
+    """Random chains of n beads with the forces of prior and teacher, plus Gaussian noise, and their energies
+    from an arbitrary origin."""
     topology = random_topology(n, seed)
     packed = system.pack([topology])
     model = SumOfTerms((*PRIOR.terms, RADIAL))
     params = {"bond": PRIOR_PARAMS["bond"], "network": teacher}
     chains = np.stack([random_chain(n, 100 * seed + k) for k in range(n_frames)]).astype(np.float32)
-    compute = jax.jit(lambda x, listed: energy.forces(model, params, x, packed, listed))
+    compute = jax.jit(lambda x, listed: energy.bead_energies_and_forces(model, params, x, packed, listed))
     every = np.asarray([(i, j) for i in range(n) for j in range(n) if i != j], np.int32)
     listed = neighbors.padded(every[:, 0], every[:, 1], len(every))
-    forces = np.stack([compute(jnp.asarray(x, jnp.float64), listed) for x in chains])
+    per_bead, forces = map(
+        np.stack, zip(*(compute(jnp.asarray(x, jnp.float64), listed) for x in chains), strict=True)
+    )
     forces = forces + noise * np.random.default_rng(seed).normal(size=forces.shape)
     held = np.zeros(n_frames, bool)
     held[list(validation)] = True
@@ -51,4 +54,6 @@ def domain(n, n_frames, seed, noise=0.0, validation=(), temperature_K=300.0, tea
         "frame": np.arange(n_frames),
         "validation": held,
     }
+    if energies:
+        arrays["energies"] = per_bead.sum(1) - 1e5
     return in_memory(f"toy{n}-{temperature_K:g}", topology, arrays)
