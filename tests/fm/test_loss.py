@@ -17,6 +17,16 @@ from tests.fm.toy import PRIOR, PRIOR_PARAMS, RADIAL, domain
 
 READING = Reading(buffer_frames=16, prefetch=1, workers=0)
 
+forces = jax.jit(energy.forces, static_argnums=0)
+residual_forces = jax.jit(loss.residual_forces, static_argnums=0)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Both frames of six beads in one batch."""
+    frames = frame_set([domain(6, 2, seed=2)], validation=False, cutoff_A=9.0)
+    return next(each(sweep(frames, budget_for([frames], 12, 1.05), READING))).batch
+
 
 def test_force_mse_by_hand():
     """Errors (3, 0, 0) and (0, 2, 2) with weights 1 and 0.5: (9 + 0.5·8) / (3 · 1.5)."""
@@ -42,8 +52,8 @@ def test_residual_is_target_minus_prior_and_zero_on_decoys():
     recipe = Recipe(Decoys(fraction=1.0, noise_A=0.3, weight=0.25))
     batch = next(each(training_batches(frames, budget, 0, 1, recipe, READING))).batch
     x = jnp.asarray(batch.positions)
-    prior = energy.forces(PRIOR, PRIOR_PARAMS, x, batch.system, batch.neighbors)
-    residual = np.asarray(loss.residual_forces(PRIOR, PRIOR_PARAMS, batch))
+    prior = forces(PRIOR, PRIOR_PARAMS, x, batch.system, batch.neighbors)
+    residual = np.asarray(residual_forces(PRIOR, PRIOR_PARAMS, batch))
     real = (batch.weight == 1.0) & batch.system.bead_mask
     assert real.sum() > 0 and batch.decoy.sum() > 0
     assert np.allclose(residual[real], batch.target_forces[real] - np.asarray(prior)[real], rtol=1e-6)
@@ -51,29 +61,26 @@ def test_residual_is_target_minus_prior_and_zero_on_decoys():
     assert set(np.unique(batch.weight)) <= {0.0, 0.25, 1.0}
 
 
-def test_matching_loss_vanishes_for_the_teacher():
-    frames = frame_set([domain(6, 2, seed=2)], validation=False, cutoff_A=9.0)
-    batch = next(each(sweep(frames, budget_for([frames], 12, 1.05), READING))).batch
-    residual = loss.residual_forces(PRIOR, PRIOR_PARAMS, batch)
-    teacher = loss.matching_sums(RADIAL, {"height": jnp.asarray([6.0, -3.0])}, batch, residual).mean
-    nothing = loss.matching_sums(RADIAL, {"height": jnp.zeros(2)}, batch, residual).mean
+def test_matching_loss_vanishes_for_the_teacher(whole):
+    residual = residual_forces(PRIOR, PRIOR_PARAMS, whole)
+    mean = jax.jit(lambda heights: loss.matching_sums(RADIAL, {"height": heights}, whole, residual).mean)
+    teacher, nothing = mean(jnp.asarray([6.0, -3.0])), mean(jnp.zeros(2))
     assert float(teacher) < 1e-9 * float(nothing)
 
 
-def test_joint_loss_by_hand():
+def test_joint_loss_by_hand(whole):
     """Both wrong: the error of network and moved prior together, and the penalty of z = (2, 0)."""
-    frames = frame_set([domain(6, 2, seed=2)], validation=False, cutoff_A=9.0)
-    batch = next(each(sweep(frames, budget_for([frames], 12, 1.05), READING))).batch
+    batch = whole
     facts = {"terms": [{"name": "bond", "kind": "bond", "form": "harmonic", "classes": "global"}]}
     fitted = {"bond": {"k": jnp.full(2, 100.0), "x0": jnp.full(2, 3.8)}}
     prior, scales = SumOfTerms(prior_terms(facts)), scaling(facts, fitted, 0.6)
     z = {"bond": {"k": jnp.asarray([2.0, 0.0]), "x0": jnp.zeros(2)}}
     params = {"network": {"height": jnp.asarray([5.0, 0.0])}, "priors": z}
-    value = loss.joint_sums(RADIAL, prior, scales, params, fitted, batch, 0.1).mean
+    value = jax.jit(lambda p: loss.joint_sums(RADIAL, prior, scales, p, fitted, batch, 0.1).mean)(params)
     stiff = {"bond": {"k": 100.0 * jnp.exp(jnp.asarray([0.6, 0.0])), "x0": jnp.full(2, 3.8)}}
     both = SumOfTerms((*prior.terms, RADIAL))
     x = jnp.asarray(batch.positions)
-    found = energy.forces(both, {**stiff, "network": params["network"]}, x, batch.system, batch.neighbors)
+    found = forces(both, {**stiff, "network": params["network"]}, x, batch.system, batch.neighbors)
     error = loss.force_mse(found, batch.target_forces, batch.weight)
     square = loss.force_mse(jnp.zeros_like(found), batch.target_forces, batch.weight)
     assert float(value) == pytest.approx(float(error) + 0.1 * float(square) * 2.0**2 / 4, rel=1e-6)
