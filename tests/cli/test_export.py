@@ -83,7 +83,7 @@ def test_export_writes_a_bundle_that_passed_its_test(exported):
 
 def test_lammps_agrees_with_jax_in_one_and_two_processes(root):
     """Priors from tables and Allegro in float32: within 1e-3 kcal/mol/Å and 1e-4 of the rms force."""
-    config = make_config(lammps=Lammps(steps=2000, ranks=2))
+    config = make_config(lammps=Lammps(steps=300, ranks=2))
     stage = made(root, "lammps", config)
     lammps.build(stage, config, root, Console(quiet=True))
     metrics, checks = stage.record.metrics, stage.record.checks

@@ -105,7 +105,7 @@ def test_the_verdict_names_its_parameters_and_its_run(made):
     assert abs(run["kinetic_temperature_K"] - 320.0) < 40.0 and run["failed"] == []
 
 
-LONGER = {**GATE, "steps": 10_000}
+LONGER = {**GATE, "steps": 5_000}
 
 
 def judged(root: Path, fitted: FittedPriors) -> tuple[set[str], set[int]]:

@@ -83,8 +83,9 @@ def test_a_molecule_across_a_periodic_corner(bundle, tmp_path):
     check_forces(result)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_fresh_processes_with_and_without_mpi(bundle, tmp_path, ranks):
+    """One process alone is what the stage `lammps` starts in tests/cli/test_export.py, too."""
     out = tmp_path / "run.npz"
     settings = dataclasses.replace(SETTINGS, steps=200)
     result = launch(bundle.folder, settings, out, ranks=ranks, timeout_s=240.0)

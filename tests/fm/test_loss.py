@@ -17,6 +17,16 @@ from tests.fm.toy import PRIOR, PRIOR_PARAMS, RADIAL, domain
 
 READING = Reading(buffer_frames=16, prefetch=1, workers=0)
 
+forces = jax.jit(energy.forces, static_argnums=0)
+residual_forces = jax.jit(loss.residual_forces, static_argnums=0)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Both frames of six beads in one batch."""
+    frames = frame_set([domain(6, 2, seed=2)], validation=False, cutoff_A=9.0)
+    return next(each(sweep(frames, budget_for([frames], 12, 1.05), READING))).batch
+
 
 def test_force_mse_by_hand():
     """Errors (3, 0, 0) and (0, 2, 2) with weights 1 and 0.5: (9 + 0.5·8) / (3 · 1.5)."""
@@ -42,8 +52,8 @@ def test_residual_is_target_minus_prior_and_zero_on_decoys():
     recipe = Recipe(Decoys(fraction=1.0, noise_A=0.3, weight=0.25))
     batch = next(each(training_batches(frames, budget, 0, 1, recipe, READING))).batch
     x = jnp.asarray(batch.positions)
-    prior = energy.forces(PRIOR, PRIOR_PARAMS, x, batch.system, batch.neighbors)
-    residual = np.asarray(loss.residual_forces(PRIOR, PRIOR_PARAMS, batch))
+    prior = forces(PRIOR, PRIOR_PARAMS, x, batch.system, batch.neighbors)
+    residual = np.asarray(residual_forces(PRIOR, PRIOR_PARAMS, batch))
     real = (batch.weight == 1.0) & batch.system.bead_mask
     assert real.sum() > 0 and batch.decoy.sum() > 0
     assert np.allclose(residual[real], batch.target_forces[real] - np.asarray(prior)[real], rtol=1e-6)
@@ -51,8 +61,10 @@ def test_residual_is_target_minus_prior_and_zero_on_decoys():
     assert set(np.unique(batch.weight)) <= {0.0, 0.25, 1.0}
 
 
-def energies_batch():
-    """Four frames of one domain at two temperatures, two of another without energies, and decoys."""
+@pytest.fixture(scope="module")
+def with_energies():
+    """Three frames with energies and one of another domain, two without, and decoys; and the squares of the
+    energies' errors for heights, with their slope."""
     domains = [
         domain(6, 3, seed=1, energies=True),
         domain(6, 1, seed=4, energies=True, temperature_K=400.0),
@@ -61,61 +73,53 @@ def energies_batch():
     frames = frame_set(domains, validation=False, cutoff_A=9.0)
     budget = budget_for([frames], 70, 1.3)
     recipe = Recipe(Decoys(fraction=0.5, noise_A=0.3, weight=0.25))
-    return next(each(training_batches(frames, budget, 0, 1, recipe, READING))).batch
+    batch = next(each(training_batches(frames, budget, 0, 1, recipe, READING))).batch
+    batch = batch._replace(positions=np.asarray(batch.positions, np.float64))
+
+    def squares(heights, batch):
+        return loss.energy_squares(RADIAL, PRIOR, {"height": heights}, PRIOR_PARAMS, batch)
+
+    return batch, jax.jit(jax.value_and_grad(squares))
 
 
-def test_energy_squares_by_hand():
-    """Three frames have one unknown constant; the one at another temperature, those without energies and
-    decoys say nothing. Network of height (5, -3) against (6, -3)."""
-    batch, x64 = energies_batch(), lambda b: jnp.asarray(b.positions, jnp.float64)
-    params = {"height": jnp.asarray([5.0, -3.0])}
-    compute = jax.jit(lambda b: loss.energy_squares(RADIAL, PRIOR, params, PRIOR_PARAMS, b))
-    found = float(compute(batch._replace(positions=x64(batch))))
+def test_energy_squares_by_hand(with_energies):
+    """Three frames have one unknown constant; the lone one of a domain, those without energies and decoys say
+    nothing. Heights of (5, -3) against (6, -3)."""
+    batch, squares = with_energies
+    found, slope = squares(jnp.asarray([5.0, -3.0]), batch)
     one = {"height": jnp.asarray([-1.0, 0.0])}
-    unit = np.asarray(RADIAL(one, x64(batch), batch.system, batch.neighbors))
+    unit = np.asarray(RADIAL(one, jnp.asarray(batch.positions), batch.system, batch.neighbors))
     errors = np.asarray([unit[batch.system.graph_id == g].sum() for g in range(len(batch.gauge))])
     has = np.isfinite(batch.target_energies)
     assert has.sum() == 4 and sorted(np.bincount(batch.gauge[has])[np.unique(batch.gauge[has])]) == [1, 3]
     three = errors[has & (batch.gauge == np.bincount(batch.gauge[has]).argmax())]
-    assert found == pytest.approx(3.0 * three.var(ddof=1), rel=1e-4) and three.std() > 0.1
+    assert float(found) == pytest.approx(3.0 * three.var(ddof=1), rel=1e-4) and three.std() > 0.1
+    assert np.all(np.isfinite(slope)) and float(slope[0]) == pytest.approx(-2.0 * float(found), rel=1e-4)
     shifted = batch._replace(target_energies=batch.target_energies + 10.0 * batch.gauge)
-    assert float(compute(shifted._replace(positions=x64(batch)))) == pytest.approx(found, rel=1e-4)
+    assert float(squares(jnp.asarray([5.0, -3.0]), shifted)[0]) == pytest.approx(float(found), rel=1e-4)
+    assert float(squares(jnp.asarray([6.0, -3.0]), batch)[0]) < 1e-6 * float(found)
 
 
-def test_energy_squares_have_finite_slopes_and_vanish_for_the_teacher():
-    batch = energies_batch()
-
-    def value(height):
-        return loss.energy_squares(RADIAL, PRIOR, {"height": height}, PRIOR_PARAMS, batch)
-
-    far = jnp.asarray([5.0, -3.0])
-    assert np.all(np.isfinite(jax.grad(value)(far)))
-    assert float(value(jnp.asarray([6.0, -3.0]))) < 1e-6 * float(value(far))
-
-
-def test_matching_loss_vanishes_for_the_teacher():
-    frames = frame_set([domain(6, 2, seed=2)], validation=False, cutoff_A=9.0)
-    batch = next(each(sweep(frames, budget_for([frames], 12, 1.05), READING))).batch
-    residual = loss.residual_forces(PRIOR, PRIOR_PARAMS, batch)
-    teacher = loss.matching_sums(RADIAL, {"height": jnp.asarray([6.0, -3.0])}, batch, residual).mean
-    nothing = loss.matching_sums(RADIAL, {"height": jnp.zeros(2)}, batch, residual).mean
+def test_matching_loss_vanishes_for_the_teacher(whole):
+    residual = residual_forces(PRIOR, PRIOR_PARAMS, whole)
+    mean = jax.jit(lambda heights: loss.matching_sums(RADIAL, {"height": heights}, whole, residual).mean)
+    teacher, nothing = mean(jnp.asarray([6.0, -3.0])), mean(jnp.zeros(2))
     assert float(teacher) < 1e-9 * float(nothing)
 
 
-def test_joint_loss_by_hand():
+def test_joint_loss_by_hand(whole):
     """Both wrong: the error of network and moved prior together, and the penalty of z = (2, 0)."""
-    frames = frame_set([domain(6, 2, seed=2)], validation=False, cutoff_A=9.0)
-    batch = next(each(sweep(frames, budget_for([frames], 12, 1.05), READING))).batch
+    batch = whole
     facts = {"terms": [{"name": "bond", "kind": "bond", "form": "harmonic", "classes": "global"}]}
     fitted = {"bond": {"k": jnp.full(2, 100.0), "x0": jnp.full(2, 3.8)}}
     prior, scales = SumOfTerms(prior_terms(facts)), scaling(facts, fitted, 0.6)
     z = {"bond": {"k": jnp.asarray([2.0, 0.0]), "x0": jnp.zeros(2)}}
     params = {"network": {"height": jnp.asarray([5.0, 0.0])}, "priors": z}
-    value = loss.joint_sums(RADIAL, prior, scales, params, fitted, batch, 0.1).mean
+    value = jax.jit(lambda p: loss.joint_sums(RADIAL, prior, scales, p, fitted, batch, 0.1).mean)(params)
     stiff = {"bond": {"k": 100.0 * jnp.exp(jnp.asarray([0.6, 0.0])), "x0": jnp.full(2, 3.8)}}
     both = SumOfTerms((*prior.terms, RADIAL))
     x = jnp.asarray(batch.positions)
-    found = energy.forces(both, {**stiff, "network": params["network"]}, x, batch.system, batch.neighbors)
+    found = forces(both, {**stiff, "network": params["network"]}, x, batch.system, batch.neighbors)
     error = loss.force_mse(found, batch.target_forces, batch.weight)
     square = loss.force_mse(jnp.zeros_like(found), batch.target_forces, batch.weight)
     assert float(value) == pytest.approx(float(error) + 0.1 * float(square) * 2.0**2 / 4, rel=1e-6)

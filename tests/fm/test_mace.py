@@ -28,8 +28,8 @@ TOPOLOGY, X = random_topology(N, seed=2), random_chain(N, seed=4)
 def noisy(term):
     """Parameters of the term with noise on all of them, biases included."""
     rng = np.random.default_rng(0)
-    fresh = term.init(jax.random.key(0))
-    return jax.tree.map(lambda leaf: leaf + jnp.asarray(0.1 * rng.normal(size=leaf.shape)), fresh)
+    fresh = jax.jit(term.init)(jax.random.key(0))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf + 0.1 * rng.normal(size=leaf.shape)), fresh)
 
 
 @cache

@@ -36,11 +36,11 @@ class Subject:
 
     def __init__(self, facts):
         self.term = network_term(facts)
-        fresh = self.term.init(jax.random.key(3))
+        fresh = jax.jit(self.term.init)(jax.random.key(3))
         self.fresh = fresh
         leaves, tree = jax.tree.flatten(fresh)
         rng = np.random.default_rng(4)
-        noisy = [leaf + jnp.asarray(0.3 * rng.normal(size=leaf.shape)) for leaf in leaves]
+        noisy = [leaf + (0.3 * rng.normal(size=leaf.shape)) for leaf in map(np.asarray, leaves)]
         self.params = jax.tree.unflatten(tree, noisy)
         self.jitted = jax.jit(self._compute)
 
