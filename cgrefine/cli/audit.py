@@ -15,7 +15,8 @@ from cgrefine.cli.audit_ensemble import Doubt, doubt
 from cgrefine.cli.console import Console
 from cgrefine.cli.force_field import trained_at
 from cgrefine.cli.simulate import Outcome, Replica, packed, read_outcomes
-from cgrefine.config.schema import Audit, Config, Sim
+from cgrefine.config.running import Audit, Sim
+from cgrefine.config.schema import Config
 from cgrefine.data.store import open_dataset
 from cgrefine.fm.forcefield import ForceField
 from cgrefine.report.page import Section, Table, figure, save_figure, write_page

@@ -8,7 +8,7 @@ import numpy as np
 
 from cgrefine.artifacts import read_json
 from cgrefine.cli.simulate import Outcome
-from cgrefine.config.schema import Loader
+from cgrefine.config.data import Loader
 from cgrefine.data.frames import frame_set
 from cgrefine.data.store import Dataset, Domain, in_memory, open_dataset
 from cgrefine.fm import ensemble, forcefield

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from cgrefine.artifacts import read_json
 from cgrefine.cli import inspect_raw, inspect_store
 from cgrefine.cli.console import Console
-from cgrefine.config.schema import Config, Data
+from cgrefine.config.data import Data
+from cgrefine.config.schema import Config
 from cgrefine.data.plan import sources
 from cgrefine.data.store import open_dataset
 from cgrefine.errors import InputError

@@ -8,7 +8,7 @@ import numpy as np
 
 from cgrefine.cli.console import Console
 from cgrefine.cli.inspect_figures import force_table, forces_figure, lengths_figure, sequence_line
-from cgrefine.config.schema import Data, ForceMap
+from cgrefine.config.data import Data, ForceMap
 from cgrefine.data import plan
 from cgrefine.data.force_statistics import ForceSums, sums_add, sums_init, sums_step
 from cgrefine.data.molecule import bond_lengths, cis_bonds, prepared

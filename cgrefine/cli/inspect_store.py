@@ -7,7 +7,8 @@ from cgrefine.artifacts import read_json
 from cgrefine.cli.console import Console
 from cgrefine.cli.inspect_figures import force_table, forces_figure, lengths_figure, sequence_line
 from cgrefine.cli.prepare_report import given_text, is_given, map_kind, split_text
-from cgrefine.config.schema import Config, ForceMap, Split
+from cgrefine.config.data import ForceMap, Split
+from cgrefine.config.schema import Config
 from cgrefine.data.force_statistics import ForceSums, sums_init, sums_step
 from cgrefine.data.store import Dataset
 from cgrefine.report.page import Section, Table

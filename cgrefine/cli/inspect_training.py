@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cgrefine.config.schema import Config, Train
+from cgrefine.config.schema import Config
+from cgrefine.config.training import Train
 from cgrefine.data.frames import FrameSet, frame_set, mean_neighbors
 from cgrefine.data.loader import AS_THEY_ARE, Reading, each, training_batches
 from cgrefine.data.packing import Batch, Budget, budget_for, estimated_batches, slim

@@ -14,7 +14,8 @@ from cgrefine.artifacts import Stage, write_json
 from cgrefine.cli import prepare_report
 from cgrefine.cli.console import Console
 from cgrefine.cli.tasks import Failure, Run, pool
-from cgrefine.config.schema import Config, Data, ForceMap
+from cgrefine.config.data import Data, ForceMap
+from cgrefine.config.schema import Config
 from cgrefine.data import jobs
 from cgrefine.data.force_pooled_map import PooledMap
 from cgrefine.data.plan import Planned, refuse_doubles, sources, with_split

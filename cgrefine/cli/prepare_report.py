@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cgrefine.artifacts import Record
-from cgrefine.config.schema import Data, ForceMap, Split
+from cgrefine.config.data import Data, ForceMap, Split
 from cgrefine.data.aggregate import BOND_EDGES_A
 from cgrefine.report.page import Section, Table, figure
 

@@ -17,7 +17,8 @@ from cgrefine.cli import priors_run
 from cgrefine.cli.console import Console
 from cgrefine.cli.priors_report import sections
 from cgrefine.cli.priors_run import PriorRun
-from cgrefine.config.schema import Config, Priors
+from cgrefine.config.priors import Priors
+from cgrefine.config.schema import Config
 from cgrefine.data.store import Dataset, Domain, open_dataset
 from cgrefine.fm.forcefield import ForceField, prior_only, save
 from cgrefine.fm.priors import diagnostics, gate, iterate, marginals, refit

@@ -7,7 +7,8 @@ import numpy as np
 
 from cgrefine import dense, units
 from cgrefine.cli.console import Console
-from cgrefine.config.schema import Criteria, Gate
+from cgrefine.config.priors import Gate
+from cgrefine.config.running import Criteria
 from cgrefine.data.store import Domain
 from cgrefine.fm.forcefield import ForceField
 from cgrefine.fm.priors import marginals

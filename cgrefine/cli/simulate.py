@@ -15,7 +15,8 @@ from cgrefine.artifacts import Stage
 from cgrefine.cli.console import Console
 from cgrefine.cli.force_field import trained_at
 from cgrefine.cli.observe import reference_groups
-from cgrefine.config.schema import Config, Criteria, Sim
+from cgrefine.config.running import Criteria, Sim
+from cgrefine.config.schema import Config
 from cgrefine.data.store import Dataset, Domain, open_dataset
 from cgrefine.errors import InputError
 from cgrefine.fm.forcefield import ForceField

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
-from cgrefine.config.schema import Cluster
+from cgrefine.config.data import Cluster
 from cgrefine.errors import InputError
 
 Item = TypeVar("Item")

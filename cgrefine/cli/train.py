@@ -12,7 +12,9 @@ from cgrefine.cli import train_report
 from cgrefine.cli.console import Console
 from cgrefine.cli.tasks import Failure, pool
 from cgrefine.cli.train_member import Job, Member, frame_sets, member_of, train_member, trained
-from cgrefine.config.schema import Config, Loader, Model, Train
+from cgrefine.config.data import Loader
+from cgrefine.config.schema import Config
+from cgrefine.config.training import Model, Train
 from cgrefine.data.store import Dataset, open_dataset
 from cgrefine.errors import InputError
 from cgrefine.fm import checkpoints, ensemble, forcefield

@@ -18,7 +18,9 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from cgrefine import distributed, units
 from cgrefine.cli.console import Bar, Console
-from cgrefine.config.schema import Config, Loader, Model, Train
+from cgrefine.config.data import Loader
+from cgrefine.config.schema import Config
+from cgrefine.config.training import Model, Train
 from cgrefine.data.frames import FrameSet, frame_set, mean_neighbors
 from cgrefine.data.store import Dataset, open_dataset
 from cgrefine.energy import Params

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cgrefine.config.schema import Data, ForceMap
+from cgrefine.config.data import Data, ForceMap
 from cgrefine.data import force_map, force_noise, force_pooled, force_window
 from cgrefine.data.force_pooled_map import PooledMap
 from cgrefine.data.maps import Mapper, Maps, dense_states, maps_of

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cgrefine import residues
-from cgrefine.config.schema import Coarse
+from cgrefine.config.data import Coarse
 from cgrefine.data.source import Block, RawDomain, Run
 from cgrefine.data.topology import CARBON, Atoms
 from cgrefine.data.trajectory_npz import ERRORS, NpzFile, damaged, open_npz

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cgrefine.artifacts import fingerprint_of
-from cgrefine.config.schema import Data, ForceMap, Store
+from cgrefine.config.data import Data, ForceMap, Store
 from cgrefine.data import plan
 from cgrefine.data.aggregate import Aggregated, aggregate, noise_report
 from cgrefine.data.force_pooled import PooledState, pooled_add, pooled_init

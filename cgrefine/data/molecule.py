@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from cgrefine.config.schema import Data, ForceMap
+from cgrefine.config.data import Data, ForceMap
 from cgrefine.data import constraints
 from cgrefine.data.source import (
     Block,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cgrefine.artifacts import file_hash
-from cgrefine.config.schema import Coarse, Data, Split, Trajectory
+from cgrefine.config.data import Coarse, Data, Split, Trajectory
 from cgrefine.data import cath, coarse_npz, mdcath, trajectories
 from cgrefine.data.source import RawDomain, select_runs
 from cgrefine.data.splits import RunKey, held_from

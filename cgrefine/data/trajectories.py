@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cgrefine.config.schema import Trajectory, TrajectoryFile
+from cgrefine.config.data import Trajectory, TrajectoryFile
 from cgrefine.data.source import Block, RawDomain, Run
 from cgrefine.data.topology import CA_GAP_A, alpha_carbons
 from cgrefine.data.trajectory_netcdf import NetcdfFile, open_netcdf

@@ -20,7 +20,7 @@ import numpy as np
 import cgrefine
 from cgrefine.artifacts import file_hash, read_json, write_json
 from cgrefine.checkpoint import load_params, save_params
-from cgrefine.config.schema import Export
+from cgrefine.config.running import Export
 from cgrefine.energy import BondedTerm, NetworkTerm, PairTerm, SumOfTerms
 from cgrefine.errors import InputError
 from cgrefine.export import program

@@ -5,7 +5,7 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from cgrefine.config.schema import Train
+from cgrefine.config.training import Train
 from cgrefine.fm import snapshots
 from cgrefine.fm.train import EpochLog, Progress, Snapshot, Task, like
 from cgrefine.fm.validation import ForceErrors

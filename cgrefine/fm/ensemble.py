@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cgrefine import energy
-from cgrefine.config.schema import Loader
+from cgrefine.config.data import Loader
 from cgrefine.data.frames import FrameSet
 from cgrefine.data.loader import Reading, each, sweep
 from cgrefine.data.packing import Batch, budget_for, real_beads, slim

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cgrefine import energy
-from cgrefine.config.schema import Loader
+from cgrefine.config.data import Loader
 from cgrefine.data.frames import FrameSet
 from cgrefine.energy import SumOfTerms
 from cgrefine.fm import noise_floor

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from cgrefine.config.schema import WITHOUT_DECAY, Optimisation, OptimizerName
+from cgrefine.config.training import WITHOUT_DECAY, Optimisation, OptimizerName
 
 MOMENTUM = 0.9
 

@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from cgrefine.config.schema import Optimisation, Train
+from cgrefine.config.training import Optimisation, Train
 from cgrefine.data.packing import Batch
 from cgrefine.energy import NetworkTerm, Params, SumOfTerms
 from cgrefine.fm import loss, optimizers

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from cgrefine.config.schema import Loader, Optimisation, Train
+from cgrefine.config.data import Loader
+from cgrefine.config.training import Optimisation, Train
 from cgrefine.data.frames import FrameSet
 from cgrefine.data.loader import Decoys, Noising, Reading, Recipe
 from cgrefine.data.packing import budget_for, estimated_batches

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cgrefine.config.schema import Loss
+from cgrefine.config.training import Loss
 from cgrefine.data.frames import TEMPERATURE_TOLERANCE_K, FrameSet
 from cgrefine.data.loader import Weighting
 from cgrefine.errors import InputError

@@ -1,6 +1,6 @@
 """The observables of a protein that reports compare: one list for training, reporting and audit."""
 
-from cgrefine.config.schema import Observables
+from cgrefine.config.running import Observables
 from cgrefine.observables.contacts import contact_map
 from cgrefine.observables.histogram import bins
 from cgrefine.observables.internal import internal_distributions

@@ -1,6 +1,6 @@
 """When a replica has failed. Each criterion is one predicate over a packed frame: True = this graph failed.
 
-Criteria and thresholds for one bead per residue: see config.schema.Criteria. A replica keeps its first
+Criteria and thresholds for one bead per residue: see config.running.Criteria. A replica keeps its first
 failure; within one step the order is that of `Status` (a state that is not finite says nothing else).
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from cgrefine import geometry, residues
-from cgrefine.config.schema import Criteria
+from cgrefine.config.running import Criteria
 from cgrefine.status import Status
 from cgrefine.system import System
 

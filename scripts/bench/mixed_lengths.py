@@ -20,7 +20,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from cgrefine.config.schema import Loader, Model, Train
+from cgrefine.config.data import Loader
+from cgrefine.config.training import Model, Train
 from cgrefine.data.frames import FrameSet, frame_set, mean_neighbors, sampled_sizes
 from cgrefine.data.loader import AS_THEY_ARE, FrameSource, Reading, each, sweep
 from cgrefine.data.packing import Batch, Budget, budget_for, make_batch, slim

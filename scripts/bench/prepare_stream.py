@@ -23,7 +23,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cgrefine.config.schema import Data, ForceMap, Store
+from cgrefine.config.data import Data, ForceMap, Store
 from cgrefine.data import jobs
 from cgrefine.data.force_pooled_map import PooledMap
 from cgrefine.data.plan import Source, survey, with_split

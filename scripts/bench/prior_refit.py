@@ -34,7 +34,7 @@ import optax
 from cgrefine.cli.console import Console
 from cgrefine.cli.stages import run_stage
 from cgrefine.config.load import parse
-from cgrefine.config.schema import Priors, Refit
+from cgrefine.config.priors import Priors, Refit
 from cgrefine.data.store import open_dataset
 from cgrefine.fm.priors.fit import FittedPriors, fit_priors
 from cgrefine.fm.priors.refit import (

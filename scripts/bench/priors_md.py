@@ -80,7 +80,7 @@ def ours(x, replicas: int, frames: int):
     import numpy as np
 
     from cgrefine import dense, units
-    from cgrefine.config.schema import Criteria
+    from cgrefine.config.running import Criteria
     from cgrefine.energy import SumOfTerms
     from cgrefine.fm.priors.terms import prior_terms
     from cgrefine.sim.langevin import Langevin

@@ -28,7 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cgrefine import system
-from cgrefine.config.schema import Loader, Model, Train
+from cgrefine.config.data import Loader
+from cgrefine.config.training import Model, Train
 from cgrefine.data.packing import Batch, Budget, Item, make_batch, slim
 from cgrefine.energy import SumOfTerms
 from cgrefine.fm import optimizers

@@ -8,8 +8,10 @@ from cgrefine import checkpoint
 from cgrefine.artifacts import Stage, stage_folder
 from cgrefine.cli import export, lammps
 from cgrefine.cli.console import Console
-from cgrefine.config.schema import Config, Lammps, Model, Sim
-from cgrefine.config.schema import Export as ExportSection
+from cgrefine.config.running import Export as ExportSection
+from cgrefine.config.running import Lammps, Sim
+from cgrefine.config.schema import Config
+from cgrefine.config.training import Model
 from cgrefine.data.store import write_domain, write_index
 from cgrefine.errors import InputError
 from cgrefine.fm import forcefield

@@ -10,7 +10,7 @@ from cgrefine.cli.console import Console
 from cgrefine.cli.force_field import exported_at, trained_at
 from cgrefine.cli.train_member import network_facts
 from cgrefine.config.load import parse
-from cgrefine.config.schema import Model
+from cgrefine.config.training import Model
 from cgrefine.data.frames import frame_set
 from cgrefine.errors import InputError
 from cgrefine.fm import forcefield

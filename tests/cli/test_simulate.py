@@ -14,7 +14,7 @@ from cgrefine.cli import audit, audit_ensemble, simulate
 from cgrefine.cli.console import Console
 from cgrefine.cli.simulate import Outcome, assigned, chosen_domains, packs, read_outcomes, write_outcomes
 from cgrefine.config import parse
-from cgrefine.config.schema import Sim
+from cgrefine.config.running import Sim
 from cgrefine.data.store import open_dataset, write_domain, write_index
 from cgrefine.energy import BondedTerm, SumOfTerms
 from cgrefine.errors import InputError

@@ -7,7 +7,7 @@ import pytest
 from dask.distributed import LocalCluster
 
 from cgrefine.cli.tasks import Failure, n_workers, pool, slurm
-from cgrefine.config.schema import Cluster, Slurm
+from cgrefine.config.data import Cluster, Slurm
 from cgrefine.errors import InputError
 
 

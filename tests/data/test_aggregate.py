@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cgrefine.config.schema import Data, ForceMap
+from cgrefine.config.data import Data, ForceMap
 from cgrefine.data.aggregate import aggregate
 from cgrefine.data.force_map import apply, basic_map
 from cgrefine.data.mdcath import read_domain

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cgrefine.config.schema import Coarse, Data, ForceMap
+from cgrefine.config.data import Coarse, Data, ForceMap
 from cgrefine.data import plan
 from cgrefine.data.aggregate import aggregate
 from cgrefine.data.coarse_npz import protein_names, read_coarse

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mdtraj.formats import TRRTrajectoryFile
 from scipy.io import netcdf_file
 
-from cgrefine.config.schema import Trajectory
+from cgrefine.config.data import Trajectory
 from cgrefine.data import mdcath, psf
 from cgrefine.data.source import check_values, frame_blocks
 from cgrefine.data.topology import bonds_from_geometry, constraint_groups, map_to_beads

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cgrefine.config.schema import Export
+from cgrefine.config.running import Export
 from cgrefine.export.bundle import load_bundle, write_bundle
 from tests.export import toy
 

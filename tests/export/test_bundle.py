@@ -10,7 +10,7 @@ import pytest
 
 from cgrefine.artifacts import file_hash
 from cgrefine.checkpoint import load_params, save_params
-from cgrefine.config.schema import Export
+from cgrefine.config.running import Export
 from cgrefine.energy import SumOfTerms
 from cgrefine.errors import InputError
 from cgrefine.export.bundle import load_bundle, write_bundle

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cgrefine import neighbors, system
-from cgrefine.config.schema import Model
+from cgrefine.config.training import Model
 from cgrefine.fm.models import layers
 from cgrefine.fm.models import tensor_product as tp
 from cgrefine.fm.models.registry import network_term

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cgrefine.config.schema import Loader
+from cgrefine.config.data import Loader
 from cgrefine.data.frames import frame_set
 from cgrefine.energy import SumOfTerms
 from cgrefine.errors import InputError

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from cgrefine.config.schema import OptimizerName, Train
+from cgrefine.config.training import OptimizerName, Train
 from cgrefine.fm import optimizers
 from cgrefine.fm.step import of_the_network
 

@@ -22,7 +22,8 @@ place, devices, meshes, folder = json.loads(sys.argv[1])
 if place is not None:
     distributed.start(distributed.Place(*place))
 import jax
-from cgrefine.config.schema import Loader, Train
+from cgrefine.config.data import Loader
+from cgrefine.config.training import Train
 from cgrefine.data.frames import frame_set
 from cgrefine.fm import checkpoints, snapshots
 from cgrefine.fm.devices import mesh_of

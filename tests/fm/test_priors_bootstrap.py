@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cgrefine.config.schema import BondPrior
+from cgrefine.config.priors import BondPrior
 from cgrefine.data.store import Dataset, in_memory
 from cgrefine.fm.priors import bootstrap, classes, estimators, marginals
 from cgrefine.fm.priors.classes import Kind, Scheme

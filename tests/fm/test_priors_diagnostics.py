@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cgrefine import energy, geometry, neighbors, system
-from cgrefine.config.schema import AnglePrior, Priors, Walls
+from cgrefine.config.priors import AnglePrior, Priors, Walls
 from cgrefine.energy import SumOfTerms
 from cgrefine.fm.priors import diagnostics, marginals
 from cgrefine.fm.priors.facts import facts_of

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from cgrefine.config.schema import AnglePrior, BondPrior, DihedralPrior, Priors
+from cgrefine.config.priors import AnglePrior, BondPrior, DihedralPrior, Priors
 from cgrefine.fm.priors import bootstrap, classes, diagnostics, estimators
 from cgrefine.fm.priors.facts import facts_of
 from cgrefine.fm.priors.inversion import by_level

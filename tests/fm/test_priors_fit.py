@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cgrefine import residues
-from cgrefine.config.schema import (
+from cgrefine.config.priors import (
     AnglePrior,
     BondPrior,
     DihedralPrior,

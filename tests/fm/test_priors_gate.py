@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 
-from cgrefine.config.schema import Gate
+from cgrefine.config.priors import Gate
 from cgrefine.fm.priors import diagnostics, gate, marginals
 from cgrefine.fm.priors.gate import Evidence
 from cgrefine.units import thermal_energy

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cgrefine.config.schema import AnglePrior, BondPrior, DihedralPrior, EnergyWeights, Priors
+from cgrefine.config.priors import AnglePrior, BondPrior, DihedralPrior, EnergyWeights, Priors
 from cgrefine.errors import InputError
 from cgrefine.fm.priors import classes, diagnostics, fit, iterate, marginals
 from cgrefine.fm.priors.facts import facts_of

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cgrefine import residues
-from cgrefine.config.schema import Electrostatics, ExcludedVolume, Priors, Repulsion
+from cgrefine.config.priors import Electrostatics, ExcludedVolume, Priors, Repulsion
 from cgrefine.errors import InputError
 from cgrefine.fm.priors import marginals, pairs
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgrefine.config.schema import Refit
+from cgrefine.config.priors import Refit
 from cgrefine.data.frames import frame_set
 from cgrefine.energy import SumOfTerms
 from cgrefine.errors import InputError
@@ -166,7 +166,7 @@ TWO_DEVICES = """
 import json
 import jax
 import numpy as np
-from cgrefine.config.schema import Refit
+from cgrefine.config.priors import Refit
 from cgrefine.fm.priors import full_batch
 from cgrefine.fm.priors.refit import refit
 from tests.fm.prior_toy import BOND, T_K, WRONG, prior_domain

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgrefine.config.schema import Loader, Optimisation, Train
+from cgrefine.config.data import Loader
+from cgrefine.config.training import Optimisation, Train
 from cgrefine.data.frames import frame_set, mean_neighbors
 from cgrefine.energy import SumOfTerms
 from cgrefine.errors import InputError

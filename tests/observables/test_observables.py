@@ -7,7 +7,7 @@ import mdtraj
 import numpy as np
 import pytest
 
-from cgrefine.config.schema import Observables
+from cgrefine.config.running import Observables
 from cgrefine.observables import compare, histogram, internal, pairs, structure
 from cgrefine.observables.catalogue import standard
 from cgrefine.observables.contacts import contact_map

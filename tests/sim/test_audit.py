@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cgrefine import units
-from cgrefine.config.schema import Criteria
+from cgrefine.config.running import Criteria
 from cgrefine.sim import audit
 from cgrefine.sim.stability import checks
 from cgrefine.system import pack, topology_from_species

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cgrefine import dense, units
-from cgrefine.config.schema import Criteria
+from cgrefine.config.running import Criteria
 from cgrefine.sim.langevin import Langevin
 from cgrefine.sim.nve import VelocityVerlet
 from cgrefine.sim.rollout import Fast, rollout, settings

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cgrefine import units
-from cgrefine.config.schema import Criteria
+from cgrefine.config.running import Criteria
 from cgrefine.energy import BondedTerm, PairTerm, SumOfTerms
 from cgrefine.sim import rollout as module
 from cgrefine.sim.langevin import Integrator, Langevin

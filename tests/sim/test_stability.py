@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cgrefine import residues
-from cgrefine.config.schema import Criteria
+from cgrefine.config.running import Criteria
 from cgrefine.sim import stability
 from cgrefine.sim.stability import Motion, checks, first_failure
 from cgrefine.status import Status

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgrefine.config.schema import Criteria
+from cgrefine.config.running import Criteria
 from cgrefine.sim.stability import Motion, checks, first_failure
 from cgrefine.sim.starts import extended_chain, reference_starts
 from cgrefine.system import pack, topology_from_species

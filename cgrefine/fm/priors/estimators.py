@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from cgrefine.config.schema import AnglePrior, BondPrior, DihedralPrior
+from cgrefine.config.priors import AnglePrior, BondPrior, DihedralPrior
 from cgrefine.fm.priors.classes import Kind, Scheme
 from cgrefine.fm.priors.designs import cosine_powers, periodic_design, spline_design, waves
 from cgrefine.fm.priors.inversion import by_level, log_likelihood, penalised_poisson, shrunk

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cgrefine.config.schema import EnergyWeights, Priors
+from cgrefine.config.priors import EnergyWeights, Priors
 from cgrefine.fm.priors import forms
 
 Params = dict[str, dict[str, np.ndarray]]

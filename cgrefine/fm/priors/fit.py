@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cgrefine.config.schema import Priors, Walls
+from cgrefine.config.priors import Priors, Walls
 from cgrefine.data.store import Dataset
 from cgrefine.errors import InputError
 from cgrefine.fm.priors import bootstrap, diagnostics, marginals

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cgrefine import residues
-from cgrefine.config.schema import Gate
+from cgrefine.config.priors import Gate
 from cgrefine.energy import BondedTerm, PairTerm
 from cgrefine.fm.priors import diagnostics, marginals
 from cgrefine.fm.priors.classes import labels

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from cgrefine.config.schema import Priors
+from cgrefine.config.priors import Priors
 from cgrefine.errors import InputError
 from cgrefine.fm.priors import diagnostics, marginals
 from cgrefine.fm.priors.classes import KINDS, Kind

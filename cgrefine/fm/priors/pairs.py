@@ -3,7 +3,7 @@
 import numpy as np
 
 from cgrefine import residues
-from cgrefine.config.schema import Priors, Repulsion
+from cgrefine.config.priors import Priors, Repulsion
 from cgrefine.errors import InputError
 from cgrefine.fm.priors import marginals
 from cgrefine.fm.priors.marginals import Histogram

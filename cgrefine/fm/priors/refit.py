@@ -25,7 +25,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from cgrefine.config.schema import Refit
+from cgrefine.config.priors import Refit
 from cgrefine.data.frames import FrameSet, frame_set
 from cgrefine.data.store import Domain
 from cgrefine.energy import Params, SumOfTerms

@@ -1,0 +1,119 @@
+"""Sections of the configuration that are about what is done with a model: MD, audit, export, ablation."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from cgrefine.config.base import Count, Fraction, Positive, Section, Temperature
+
+
+class Criteria(Section):
+    """When a replica counts as failed (design: first failure kept, replica frozen). Å, kcal/mol/Å."""
+
+    bond_deviation_A: Positive = 0.6
+    second_neighbor_min_A: Positive = 3.8
+    overlap_min_A: Positive = 2.8
+    overlap_separation: Annotated[int, Field(ge=3)] = 3
+    max_force_kcal_mol_A: Positive = 300.0
+    max_kinetic_kT: Positive = 20.0
+    size_limits: bool = True
+
+
+class Sim(Section):
+    """MD of many replicas by BAOAB Langevin; every value of the physics is stated by the user."""
+
+    temperature_K: Temperature
+    timestep_fs: Annotated[float, Field(gt=0, le=50)]
+    friction_per_ps: Positive
+    replicas: Count
+    duration_ps: Positive
+    save_every_ps: Positive = 0.5
+    seed: Annotated[int, Field(ge=0)] = 0
+    start: Literal["reference", "extended"] = "reference"
+    domains: list[str] | None = None
+    format: Literal["dcd", "xtc"] = "dcd"
+    criteria: Criteria = Criteria()
+
+    @model_validator(mode="after")
+    def _step_fits(self) -> "Sim":
+        if self.save_every_ps > self.duration_ps:
+            raise ValueError(
+                f"save_every_ps {self.save_every_ps} is longer than duration_ps {self.duration_ps}"
+            )
+        if self.timestep_fs > 1000.0 * self.save_every_ps:
+            raise ValueError(
+                f"timestep_fs {self.timestep_fs} is longer than save_every_ps {self.save_every_ps}"
+            )
+        return self
+
+
+class Observables(Section):
+    """Grids of the observables that are compared with the reference."""
+
+    bond_width_A: Positive = 0.02
+    angle_width_deg: Positive = 2.5
+    dihedral_width_deg: Positive = 5.0
+    distance_width_A: Positive = 0.2
+    distance_max_A: Positive = 20.0
+    contact_A: Positive = 8.0
+    contact_min_separation: Annotated[int, Field(ge=3)] = 4
+    rg_width_A: Positive = 0.25
+    discard_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class Audit(Section):
+    """Verdict limits, and the short NVE run that measures energy drift.
+
+    max_disagreement_ratio: of an ensemble's forces, simulated over validation frames, before a warning.
+    """
+
+    max_unstable_fraction: Fraction = 0.05
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    nve_duration_ps: Positive = 5.0
+    nve_timestep_fs: Positive = 1.0
+    nve_replicas: Count = 4
+    max_temperature_error_fraction: Positive = 0.05
+    max_disagreement_ratio: Positive = 2.0
+
+
+class Export(Section):
+    """The bundle. domain: which protein the LAMMPS files are made for (default: the first one).
+
+    temperature_K: of a network that is conditioned on temperature (default: that of sim).
+    """
+
+    domain: str | None = None
+    temperature_K: Temperature | None = None
+    reference_frames: Count = 5
+    edge_headroom: Annotated[float, Field(ge=1)] = 2.0
+    stablehlo_target: str = "1.7.0"
+
+
+class Lammps(Section):
+    """The run of the exported bundle in LAMMPS, and its force checks against JAX."""
+
+    steps: Annotated[int, Field(ge=1)] = 2000
+    timestep_fs: Positive = 2.0
+    temperature_K: Temperature | None = None
+    friction_per_ps: Positive = 1.0
+    sort_every: Count = 10
+    sort_bin_A: Positive = 3.0
+    ranks: Count = 1
+    max_force_error_kcal_mol_A: Positive = 1.0e-3
+    seed: Count = 20261
+
+
+class Ablate(Section):
+    """Priors alone, network alone, and both: trained and simulated once for each seed.
+
+    loss_target: validation force MSE, (kcal/mol/Å)², to which epochs are counted (None: 1.02 times the best
+    of the full model's median seed).
+    """
+
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=3)] = [0, 1, 2]
+    variants: Annotated[list[Literal["priors", "network", "both"]], Field(min_length=1)] = [
+        "priors",
+        "network",
+        "both",
+    ]
+    loss_target: Positive | None = None
