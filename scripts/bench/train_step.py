@@ -5,7 +5,8 @@
 A batch of --frames chains of --beads beads. The cutoff is chosen so that they have --edges directed edges a
 frame on average, and the edge slots are those of the loader's default headroom. The step is that of training
 (value and gradient of the force loss, AdaBelief with clipping), without priors. operations and temporary
-memory are what XLA reports of the compiled program, on its slots.
+memory are what XLA reports of the compiled program, on its slots; in_microbatches: of the program that takes
+the same frames one after another.
 
 Steps and products of float32 matrices 2048 × 2048 are timed in turns, medians over --rounds, in CPU seconds
 of the process (per_cpu_second is so per core), so that other work on the machine does not count;
@@ -81,7 +82,8 @@ def main() -> None:
     batch = packed(chains, cutoff_A)
     neighbors = float(batch.neighbors.edge_mask.sum()) / (given.beads * given.frames)
     steps = {
-        name: compiled({**NETWORKS[name], "cutoff_A": cutoff_A}, neighbors, batch) for name in given.networks
+        name: compiled({**NETWORKS[name], "cutoff_A": cutoff_A}, neighbors, batch, in_turn(chains, cutoff_A))
+        for name in given.networks
     }
     report = {
         "benchmark": "train_step",
@@ -130,7 +132,13 @@ def cutoff_for(chains: list[np.ndarray], edges: int) -> float:
     return float(pairs[count - 1 : count + 1].mean())
 
 
-def packed(chains: list[np.ndarray], cutoff_A: float) -> Batch:
+def in_turn(chains: list[np.ndarray], cutoff_A: float) -> list[Batch]:
+    """A batch for each chain, all of one shape."""
+    slots = max(len(frame_edges(x, cutoff_A)[0]) for x in chains)
+    return [packed([x], cutoff_A, slots) for x in chains]
+
+
+def packed(chains: list[np.ndarray], cutoff_A: float, least_slots: int = 0) -> Batch:
     """All chains in one batch, with random species and forces."""
     rng = np.random.default_rng(0)
     items, topologies = [], []
@@ -139,24 +147,29 @@ def packed(chains: list[np.ndarray], cutoff_A: float) -> Batch:
         edges = frame_edges(x, cutoff_A)
         items.append(Item(k, k, 0, x.astype(np.float32), forces, *edges, 1.0, False, 300.0, math.nan))
         topologies.append(system.topology_from_species(rng.integers(0, 20, len(x))))
-    slots = 64 * -(-int(Loader().edge_headroom * sum(item.n_edges for item in items)) // 64)
+    wanted = max(int(Loader().edge_headroom * sum(item.n_edges for item in items)), least_slots)
+    slots = 64 * -(-wanted // 64)
     return make_batch(items, topologies, Budget(sum(map(len, chains)), slots, len(chains)))
 
 
-def compiled(section: dict[str, Any], neighbors: float, batch: Batch) -> Compiled:
-    """The training step of this model section on the batch, compiled, from a new network."""
+def compiled(section: dict[str, Any], neighbors: float, batch: Batch, parts: list[Batch]) -> Compiled:
+    """The training step of this model section on the batch, compiled, from a new network.
+
+    parts: the same frames as microbatches, for whose step the memory alone is asked.
+    """
     facts = {**Model.model_validate(section).model_dump(), "avg_neighbors": neighbors}
     network, settings = network_term(facts), Train(epochs=1)
     rate = optimizers.schedule(settings, 1000)
     mesh = mesh_of(jax.local_devices()[:1])
     matching = Matching(network, SumOfTerms(()), settings, settings, rate, mesh)
     state = everywhere(on_host(matching.init(single(network.init(jax.random.key(0))))), mesh)
-    stacked = Lanes(jax.tree.map(lambda leaf: leaf[None], slim(batch)), np.zeros(1, np.float32))
-    on_device = shared_out(stacked, mesh)
-    lowered = jax.jit(matching.step, donate_argnums=0).lower(state, on_device, {})
+    on_device, micro = (shared_out(stacked(batches), mesh) for batches in ([batch], parts))
+    step = jax.jit(matching.step, donate_argnums=0)
+    lowered = step.lower(state, on_device, {})
     begin = time.perf_counter()
     program = lowered.compile()
     seconds = time.perf_counter() - begin
+    in_parts = step.lower(state, micro, {}).compile().memory_analysis()
     memory, costs = program.memory_analysis(), program.cost_analysis()
 
     def advance() -> None:
@@ -172,8 +185,15 @@ def compiled(section: dict[str, Any], neighbors: float, batch: Batch) -> Compile
             "gflop": round(costs["flops"] / 1e9, 2),
             "gbyte_accessed": round(costs["bytes accessed"] / 1e9, 2),
             "temporary_mb": round(memory.temp_size_in_bytes / 1e6, 1),
+            "temporary_mb_in_microbatches": round(in_parts.temp_size_in_bytes / 1e6, 1),
         },
     )
+
+
+def stacked(batches: list[Batch]) -> Lanes:
+    """One lane each."""
+    leaves = jax.tree.map(lambda *leaves: np.stack(leaves), *map(slim, batches))
+    return Lanes(leaves, np.zeros(len(batches), np.float32))
 
 
 def timed(steps: dict[str, Compiled], rounds: int) -> dict[str, Any]:
