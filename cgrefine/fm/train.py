@@ -238,7 +238,9 @@ def _epoch(
             return course, True
         before = info
     errors = run.measure(course.state)
-    log = _logged(run, course, errors, clock)
+    # an epoch that is gone on with has updates left
+    assert before is not None
+    log = _logged(course, errors, float(before.rate), clock)
     if problem := _problem(log):
         raise InputError(_hopeless(problem, course, optimisation))
     course = _after_epoch(run, course, log)
@@ -310,11 +312,10 @@ def _after_epoch(run: _Run, course: Snapshot, log: EpochLog) -> Snapshot:
     return Snapshot(progress, state._replace(tally=run.placed(on_host(empty_tally()))), best)
 
 
-def _logged(run: _Run, course: Snapshot, errors: ForceErrors, clock: "_Clock") -> EpochLog:
+def _logged(course: Snapshot, errors: ForceErrors, rate: float, clock: "_Clock") -> EpochLog:
+    """The epoch that ended, rate: of its last update."""
     progress, state, _ = course
     tally = {name: float(value) for name, value in zip(Tally._fields, on_host(state.tally), strict=True)}
-    optimisation = run.settings.optimisations[progress.stage]
-    rate = optimizers.schedule(optimisation, run.updates * optimisation.epochs)(int(on_host(state.step)) - 1)
 
     def mean(name: str, count: str) -> float:
         return tally[name] / tally[count] if tally[count] else math.nan
@@ -328,7 +329,7 @@ def _logged(run: _Run, course: Snapshot, errors: ForceErrors, clock: "_Clock") -
         skipped=int(tally["tried"] - tally["updates"]),
         train_loss=mean("loss", "updates"),
         gradient_norm=mean("gradient_norm", "updates"),
-        learning_rate=float(np.asarray(rate)) * float(on_host(state.scale)),
+        learning_rate=rate,
         noise_scale=noise_scale(mean("square", "updates"), mean("product", "pairs"), beads),
         validation=errors,
         slots_used=mean("edges", "tried"),
