@@ -1,5 +1,11 @@
 """The known potential: what it is, and that the commands find it again."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +15,7 @@ from cgrefine import dense, energy, neighbors, residues, system
 from cgrefine.fm.known_potential import CONTACT_CUTOFF_A, Contact, known_potential
 from tests.chains import random_chain, random_topology
 
+SCRIPT = Path(__file__).parents[2] / "scripts/bench/known_potential.py"
 TRUTH = known_potential(3, 2.0)
 N = 14
 
@@ -70,3 +77,27 @@ def test_it_is_symmetric_drawn_by_its_seed_and_asymmetric_in_sign():
     assert -1.0 <= depth.min() < -0.8 and 1.8 < depth.max() <= 2.0
     assert np.array_equal(depth, known_potential(3, 2.0).params["contact"]["depth"])
     assert not np.array_equal(depth, known_potential(4, 2.0).params["contact"]["depth"])
+
+
+def learned(*options: str) -> float:
+    """Explained variance beyond the priors on frames not trained on, of scripts/bench/known_potential.py."""
+    few = ("--frames", "800", "--epochs", "15", "--noise", "0.5", "--no-weights")
+    command = [sys.executable, str(SCRIPT), *few, *options]
+    # float32 and the compiler's own defaults, as in production; not those of the tests
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    (row,) = json.loads(done.stdout)["learning_curve"]
+    return row["same_chains"]["explained_variance_beyond_priors"]
+
+
+@pytest.mark.slow
+def test_the_trainer_finds_the_known_mean_force():
+    """Measured THRESHOLD."""
+    assert learned() > 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["shuffled", "sign"])
+def test_faults_of_the_forces_are_seen(fault):
+    """The network learns nothing of use from forces of other frames, and worse than that from -F."""
+    assert learned("--fault", fault) < 0.1
