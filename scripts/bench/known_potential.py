@@ -68,6 +68,7 @@ CRITERIA = Criteria(
     overlap_min_A=1.5,
     max_force_kcal_mol_A=1e4,
     max_kinetic_kT=50,
+    size_limits=False,
 )
 
 CUTOFF_A = 10.0
@@ -374,8 +375,9 @@ def write(
         rows["species"].append(np.tile(np.pad(species, (0, n_max - n)), (count, 1)))
         rows["mask"].append(np.tile((np.arange(n_max) < n).astype(np.int32), (count, 1)))
         rows["protein_id"].append(np.full(count, k))
+    arrays: dict[str, Any] = {key: np.concatenate(value) for key, value in rows.items()}
     names = json.dumps({name: number for number, name in enumerate(residues.RESIDUES)})
-    np.savez(path, aa_to_id=names, **{key: np.concatenate(value) for key, value in rows.items()})
+    np.savez(path, aa_to_id=names, **arrays)
     return squares / components
 
 
