@@ -383,7 +383,7 @@ def write(
 
 def figure(result: dict[str, Any]) -> Figure:
     """Errors against the number of training frames: of the mean force, and of noisy labels over the floor."""
-    fig = Figure(figsize=(6.4, 4.4), layout="constrained")
+    fig = Figure(figsize=(6.4, 5.2), layout="constrained")
     axes = fig.add_subplot()
     rows = sorted(result["learning_curve"], key=lambda row: row["frames"])
     frames = np.array(sorted({row["frames"] for row in rows}))
@@ -392,8 +392,8 @@ def figure(result: dict[str, Any]) -> Figure:
         return np.array([np.mean([value(row) for row in rows if row["frames"] == n]) for n in frames])
 
     left = {
-        "1 - explained variance beyond the priors": "explained_variance_beyond_priors",
-        "1 - explained variance": "explained_variance",
+        "beyond the priors": "explained_variance_beyond_priors",
+        "whole mean force": "explained_variance",
     }
     for name, key in left.items():
         for chains, style in (("same_chains", "o-"), ("new_chains", "s--")):
@@ -401,12 +401,14 @@ def figure(result: dict[str, Any]) -> Figure:
             colour = "C0" if key.endswith("priors") else "C1"
             axes.plot(frames, values, style, color=colour, label=f"{name}, {chains.replace('_', ' ')}")
     over = mean(lambda row: row["validation_mse"] / row["noise_floor"] - 1.0)
-    axes.plot(frames, over, "^-", color="C2", label="validation error over the noise floor, minus 1")
+    axes.plot(frames, over, "^-", color="C2", label="validation error / noise floor - 1")
     first = mean(lambda row: 1.0 - row["same_chains"]["explained_variance_beyond_priors"])[0]
     axes.plot(frames, first * frames[0] / frames, color="gray", linestyle=":", label="1/frames")
-    axes.axhline(0.02, color="gray", linewidth=0.8)
-    axes.set(xscale="log", yscale="log", xlabel="training frames", ylabel="relative squared error")
-    axes.legend(fontsize="small")
+    axes.axhline(0.02, color="gray", linewidth=0.8, label="0.98 explained")
+    axes.set(xscale="log", yscale="log", xlabel="training frames", ylabel="1 - explained variance")
+    axes.set_xticks(frames, [str(n) for n in frames])
+    axes.set_xticks([], minor=True)
+    fig.legend(fontsize="small", loc="outside lower center", ncols=2)
     return fig
 
 
