@@ -21,7 +21,7 @@ from cgrefine.fm.priors.classes import labels
 from cgrefine.fm.priors.terms import prior_terms
 from cgrefine.residues import N_SPECIES
 
-CONTACT_CUTOFF_A = 9.5
+CONTACT_CUTOFF_A = 8.5
 ANGLE_RANGE = (1.2, 2.7)
 DAMPING = (float(np.deg2rad(150.0)), float(np.pi))
 
@@ -52,7 +52,8 @@ ANGLE_K, ANGLE_DEG = 16.0, 108.0
 
 DIHEDRAL_AMPLITUDE = 1.0
 HARMONICS = 3
-SIGMA_A = (3.7, 4.1)
+SIGMA_A = 4.2
+"""Of all pairs: the largest that the fit of priors gives, and close contacts are too rare for others."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Contact:
     """u(r; ε) of this module, -ε at r₀: parameter depth ε (species, species) kcal/mol; zero from r_c on."""
 
     centre_A: float = 6.3
-    width_A: float = 0.8
+    width_A: float = 0.7
     cutoff_A: float = CONTACT_CUTOFF_A
 
     def __call__(self, params, r, species_i, species_j) -> Float[Array, "..."]:
@@ -90,7 +91,7 @@ class KnownPotential(NamedTuple):
 
 
 def known_potential(seed: int, depth_kcal_mol: float) -> KnownPotential:
-    """The potential of a seed. ε is uniform from -½ to 1 times depth_kcal_mol, symmetric in the species."""
+    """The potential of a seed. ε is uniform within ± depth_kcal_mol, symmetric in the species."""
     rng = np.random.default_rng(seed)
     rows = {kind: len(labels(kind, "class")) for kind in ("bond", "angle", "dihedral")}
     cosine = np.cos(np.deg2rad(rng.normal(ANGLE_DEG, 4.0, rows["angle"])))
@@ -106,8 +107,8 @@ def known_potential(seed: int, depth_kcal_mol: float) -> KnownPotential:
             "cos": falling * rng.normal(size=(rows["dihedral"], HARMONICS)),
             "sin": falling * rng.normal(size=(rows["dihedral"], HARMONICS)),
         },
-        "repulsion": {"sigma": _symmetric(rng.uniform(*SIGMA_A, (N_SPECIES, N_SPECIES)))},
-        "contact": {"depth": depth_kcal_mol * _symmetric(rng.uniform(-0.5, 1.0, (N_SPECIES, N_SPECIES)))},
+        "repulsion": {"sigma": np.full((N_SPECIES, N_SPECIES), SIGMA_A)},
+        "contact": {"depth": depth_kcal_mol * _symmetric(rng.uniform(-1.0, 1.0, (N_SPECIES, N_SPECIES)))},
     }
     contact = PairTerm("contact", CONTACT_CUTOFF_A, 1, Contact())
     return KnownPotential(SumOfTerms((*prior_terms(FACTS), contact)), params)

@@ -56,10 +56,10 @@ from cgrefine.system import Topology, pack, topology_from_species
 LENGTHS = (18, 24)
 TRAINING_CHAINS, NEW_CHAINS = 10, 2
 TEMPERATURE_K, HOT_K = 300.0, 450.0
-DEPTH_KCAL_MOL = 3.0
+DEPTH_KCAL_MOL = 2.0
 
-TIMESTEP_FS, FRICTION_PER_PS = 10.0, 2.0
-STEPS_PER_FRAME, WARM_UP_FRAMES = 100, 20
+TIMESTEP_FS, FRICTION_PER_PS = 10.0, 0.5
+STEPS_PER_FRAME, WARM_UP_FRAMES = 200, 20
 REPLICAS = {"training": 32, "validation": 4, "test": 4}
 """Of each chain: frames of different parts are from different replicas."""
 CRITERIA = Criteria(
@@ -71,15 +71,14 @@ CRITERIA = Criteria(
     size_limits=False,
 )
 
-CUTOFF_A = 10.0
+CUTOFF_A = 9.0
 TIMES = 10.0
 WEIGHTED_FRAMES = 1600
 FAULTS = ("none", "shuffled", "sign")
 
 
 class Sampled(NamedTuple):
-    """One chain. positions, forces: by part, (f, n, 3) Å and kcal/mol/Å, without noise; frames of all its
-    replicas in turn, so that the first ones are a thinner sample of the same."""
+    """One chain. positions, forces: by part, (f, n, 3) Å and kcal/mol/Å, without noise."""
 
     topology: Topology
     positions: dict[str, np.ndarray]
@@ -282,7 +281,6 @@ def sampled_chains(truth: KnownPotential, temperature_K: float, frames: int) -> 
         x = sampled(truth, topology, temperature_K, max(each, 10), seed=k)
         forces = mean_forces(truth, topology, x)
         ends = np.cumsum(list(REPLICAS.values()))[:-1]
-        # replicas first, so that any number of first frames is spread over all replicas
         parts = [
             {name: np.concatenate(part.swapaxes(0, 1)) for name, part in zip(REPLICAS, cut, strict=True)}
             for cut in (np.split(values, ends) for values in (x, forces))
@@ -351,7 +349,7 @@ def variance(truth: KnownPotential, chains: Sequence[Sampled], term: str) -> flo
 def write(
     path: Path, data: Noisy, part: str, frames: int | None, rng: np.random.Generator, fault: str
 ) -> float:
-    """The first frames (None: all) of the training chains as the npz that data.coarse reads, noise added.
+    """So many random frames (None: all) of the training chains, noise added, as npz that data.coarse reads.
 
     Gives the mean square of the noise. A fault is one of the training frames' forces.
     """
@@ -360,7 +358,9 @@ def write(
     rows: dict[str, list[np.ndarray]] = {"R": [], "F": [], "species": [], "mask": [], "protein_id": []}
     squares = components = 0.0
     for k, chain in enumerate(chains):
-        x, forces = chain.positions[part][:frames], chain.forces[part][:frames]
+        # one order of each chain, so that more frames hold the fewer ones
+        chosen = np.random.default_rng(k).permutation(len(chain.positions[part]))[:frames]
+        x, forces = chain.positions[part][chosen], chain.forces[part][chosen]
         species = chain.topology.species
         count, n = x.shape[:2]
         noise = np.sqrt(data.variance[species])[:, None] * rng.standard_normal(x.shape)
