@@ -72,6 +72,9 @@ CRITERIA = Criteria(
 )
 
 CUTOFF_A = 9.0
+N_BESSEL = 16
+"""The contacts are narrower than the eight waves of the size small can follow."""
+
 TIMES = 10.0
 WEIGHTED_FRAMES = 1600
 FAULTS = ("none", "shuffled", "sign")
@@ -216,7 +219,7 @@ def learned(
                 "temperature_K": TEMPERATURE_K, "iterate": {"rounds": 0}, "bootstrap": 2,
                 "gate": {"steps": 1000, "replicas": 4, "domains": 1},
             },
-            "model": {"name": "allegro", "size": args.size, "cutoff_A": CUTOFF_A},
+            "model": {"name": "allegro", "size": args.size, "cutoff_A": CUTOFF_A, "n_bessel": N_BESSEL},
             "train": {
                 "epochs": epochs, "seed": seed, "decoy_fraction": 0.0, "loss": weights or {},
                 **json.loads(args.train),
