@@ -200,15 +200,16 @@ def learned(
     """Run the three commands on so many training frames, and compare the force field with the truth."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, 1])
-    files, floor = [], 0.0
+    files, held = [], []
     for one in data:
         each = frames // (TRAINING_CHAINS * len(data))
         for replica, part in enumerate(("training", "validation")):
             path = folder / f"{part}-{one.temperature_K:g}.npz"
-            squares = write(path, one, part, each if part == "training" else None, rng, args.fault)
+            noise = write(path, one, part, each if part == "training" else None, rng, args.fault)
             facts = {"temperature_K": one.temperature_K, "replica": replica, "units": "A,kcal/mol/A"}
             files.append({"path": str(path), **facts})
-            floor += squares / len(data) * (part == "validation")
+            if part == "validation":
+                held.append(noise)
     # as many updates for a quarter of the frames would be four times the epochs; half of that is enough
     epochs = round(args.epochs * (max(args.frames) / frames) ** 0.5)
     config = parse(
@@ -239,7 +240,7 @@ def learned(
         "updates": metrics["steps"],
         "parameters": metrics["parameters"],
         "validation_mse": metrics["val_force_mse"]["value"],
-        "noise_floor": floor,
+        "noise_floor": float(np.mean(np.concatenate(held) ** 2)),
         "same_chains": errors(field, tested[:TRAINING_CHAINS]),
         "new_chains": errors(field, tested[TRAINING_CHAINS:]),
     }
@@ -351,15 +352,15 @@ def variance(truth: KnownPotential, chains: Sequence[Sampled], term: str) -> flo
 
 def write(
     path: Path, data: Noisy, part: str, frames: int | None, rng: np.random.Generator, fault: str
-) -> float:
+) -> np.ndarray:
     """So many random frames (None: all) of the training chains, noise added, as npz that data.coarse reads.
 
-    Gives the mean square of the noise. A fault is one of the training frames' forces.
+    Gives the noise of all components. A fault is one of the training frames' forces.
     """
     chains = data.chains[:TRAINING_CHAINS]
     n_max = max(chain.topology.n_beads for chain in chains)
     rows: dict[str, list[np.ndarray]] = {"R": [], "F": [], "species": [], "mask": [], "protein_id": []}
-    squares = components = 0.0
+    added = []
     for k, chain in enumerate(chains):
         # one order of each chain, so that more frames hold the fewer ones
         chosen = np.random.default_rng(k).permutation(len(chain.positions[part]))[:frames]
@@ -367,7 +368,7 @@ def write(
         species = chain.topology.species
         count, n = x.shape[:2]
         noise = np.sqrt(data.variance[species])[:, None] * rng.standard_normal(x.shape)
-        squares, components = squares + float((noise**2).sum()), components + noise.size
+        added.append(noise.reshape(-1))
         if part == "training" and fault == "shuffled":
             forces = forces[rng.permutation(count)]
         if part == "training" and fault == "sign":
@@ -381,7 +382,7 @@ def write(
     arrays: dict[str, Any] = {key: np.concatenate(value) for key, value in rows.items()}
     names = json.dumps({name: number for number, name in enumerate(residues.RESIDUES)})
     np.savez(path, aa_to_id=names, **arrays)
-    return squares / components
+    return np.concatenate(added)
 
 
 def figure(result: dict[str, Any]) -> Figure:
