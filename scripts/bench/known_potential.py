@@ -21,6 +21,7 @@ numbers are when the trainer, or its data, are at fault.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -228,8 +229,10 @@ def learned(
         },
         "known_potential",
     )  # fmt: skip
-    for stage in ("prepare", "priors", "train"):
-        run_stage(stage, config, folder, Console(quiet=True), allow_ungated=True, force=True)
+    # stdout is for the JSON alone
+    with contextlib.redirect_stdout(sys.stderr):
+        for stage in ("prepare", "priors", "train"):
+            run_stage(stage, config, folder, Console(quiet=True), allow_ungated=True, force=True)
     metrics = read_json(folder / "train" / "metrics.json")["metrics"]
     field = forcefield.load(folder / "train" / "forcefield")
     found = {
