@@ -39,8 +39,9 @@ from cgrefine import dense, energy, neighbors, residues, units
 from cgrefine.artifacts import read_json
 from cgrefine.cli.console import Console
 from cgrefine.cli.stages import run_stage
+from cgrefine.config.data import Loader
 from cgrefine.config.load import parse
-from cgrefine.config.schema import Criteria, Loader
+from cgrefine.config.running import Criteria
 from cgrefine.data.frames import frame_set
 from cgrefine.data.store import in_memory
 from cgrefine.fm import forcefield
