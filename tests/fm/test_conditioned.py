@@ -18,9 +18,9 @@ from tests.fm.test_models import ALLEGRO, CUTOFF, MACE, PASSING
 T0, BEADS, EDGES = 320.0, 40, 400
 NETWORKS = {
     "allegro": {**ALLEGRO, "l_max": 1, "layers": 1, "parity": "o3"},
-    "mace": {**MACE, "l_max": 1, "correlation": 2, "parity": "o3"},
-    "painn": {"name": "painn", **PASSING},
-    "schnet": {"name": "schnet", **PASSING},
+    "mace": {**MACE, "l_max": 0, "l_hidden": 0, "correlation": 1},
+    "painn": {"name": "painn", **PASSING, "layers": 1},
+    "schnet": {"name": "schnet", **PASSING, "layers": 1},
 }
 PRIORS = {"temperature_K": T0, "priors": {"terms": []}}
 
