@@ -207,7 +207,8 @@ def launch(
     if ranks > 1:
         command = [str(Path(sys.prefix) / "bin" / "mpiexec"), "-n", str(ranks), *command]
     # One thread for each process: with the network replicated, more would fight for the same cores.
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".lstrip()
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment)
     except subprocess.TimeoutExpired as error:

@@ -190,6 +190,8 @@ def stretched(chain):
     return x
 
 
+# tests/cli/test_export.py has the same terms, beside a network
+@pytest.mark.slow
 def test_the_whole_prior_with_its_optional_terms(tmp_path):
     """All of them, some angles nearly straight at the start, and 20 steps on.
 
