@@ -1,6 +1,7 @@
 """Configuration errors name file, key, value and what is allowed; good files resolve with defaults."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -23,6 +24,15 @@ def config_file(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(GOOD))
     return path
+
+
+SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_configurations_of_the_repository_are_good(path):
+    config = load_config(path)
+    assert config.data is not None and config.model is not None and config.train is not None
 
 
 def test_resolved_config_round_trips(config_file):
