@@ -14,7 +14,10 @@ def trained_at(train: Path, temperature_K: float, console: Console) -> ForceFiel
 
     Warns of a temperature outside those that the network was trained at.
     """
-    force_field = forcefield.load(train / "forcefield")
+    return _fixed(forcefield.load(train / "forcefield"), temperature_K, console)
+
+
+def _fixed(force_field: ForceField, temperature_K: float, console: Console) -> ForceField:
     trained = forcefield.conditioned_range(force_field)
     if trained is not None and not trained[0] <= temperature_K <= trained[1]:
         console.result(
@@ -29,8 +32,9 @@ def exported_at(train: Path, config: Config, console: Console) -> ForceField:
 
     Raises InputError when it does and neither is given.
     """
-    if forcefield.conditioned_range(forcefield.load(train / "forcefield")) is None:
-        return forcefield.load(train / "forcefield")
+    force_field = forcefield.load(train / "forcefield")
+    if forcefield.conditioned_range(force_field) is None:
+        return force_field
     temperature_K = config.export.temperature_K
     if temperature_K is None and config.sim is not None:
         temperature_K = config.sim.temperature_K
@@ -38,4 +42,4 @@ def exported_at(train: Path, config: Config, console: Console) -> ForceField:
         raise InputError(
             "config: the network is conditioned on temperature; give export.temperature_K or a section `sim`"
         )
-    return trained_at(train, temperature_K, console)
+    return _fixed(force_field, temperature_K, console)

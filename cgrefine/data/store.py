@@ -340,8 +340,9 @@ def _fault(path: Path, entry: Mapping[str, Any]) -> str | None:
 
 def _check_arrays(name: str, topology: Topology, arrays: Mapping[str, np.ndarray]) -> None:
     n_frames = len(arrays["positions"])
-    for key in ("positions", "forces", *PER_FRAME, *(k for k in ("energies",) if k in arrays)):
-        shape = (n_frames, topology.n_beads, 3) if key in ("positions", "forces") else (n_frames,)
+    of_frames = (*PER_FRAME, "energies") if "energies" in arrays else PER_FRAME
+    for key in ("positions", "forces", *of_frames):
+        shape = (n_frames,) if key in of_frames else (n_frames, topology.n_beads, 3)
         if arrays[key].shape != shape:
             raise ValueError(f"domain {name}: {key} has shape {arrays[key].shape}, must be {shape}")
         if not all(np.isfinite(part).all() for part in _chunks(np.asarray(arrays[key]))):

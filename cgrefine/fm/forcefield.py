@@ -79,18 +79,13 @@ def at_temperature(force_field: ForceField, temperature_K: float) -> ForceField:
     Exact, see `layers.at_excess`; a force field without conditioning comes back as it is. The priors are
     those of the temperature that they were fitted at.
     """
-    network = force_field.facts["network"]
-    if network is None or network.get("reference_K") is None:
+    if conditioned_range(force_field) is None:
         return force_field
-    excess = float(temperature_K) / float(network["reference_K"]) - 1.0
-    return ForceField(
-        {
-            **force_field.facts,
-            "network": {**network, "reference_K": None},
-            "temperature_K": float(temperature_K),
-        },
-        {**force_field.params, "network": layers.at_excess(force_field.params["network"], excess)},
-    )
+    kelvin, network = float(temperature_K), force_field.facts["network"]
+    params = layers.at_excess(force_field.params["network"], kelvin / float(network["reference_K"]) - 1.0)
+    fixed = {**network, "entropy": False, "reference_K": None}
+    facts = {**force_field.facts, "network": fixed, "temperature_K": kelvin}
+    return ForceField(facts, {**force_field.params, "network": params})
 
 
 def conditioned_range(force_field: ForceField) -> tuple[float, float] | None:

@@ -52,6 +52,7 @@ def energy_fn_template(
     neighbor: a jax-md list, dense, sparse or ordered, with positions in the same unit and r_cutoff of at
     least model.cutoff_A, over a displacement of free space: molecules are whole, and a box is refused. A list
     that overflowed leaves neighbours out: energy and forces are then NaN, since chemtrain does not look.
+    A network that is conditioned on temperature is fixed at one before, see `forcefield.at_temperature`.
     kT is taken because jax-md's thermostats hand it on; the energy does not depend on it.
     Raises ValueError on an unknown unit, and on arrays as above.
     """

@@ -1,7 +1,7 @@
 """What networks share: radial basis, envelope, dense layers, the bookkeeping of parameters."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -135,13 +135,18 @@ def mlp(sizes: tuple[int, ...], name: str, final_scale: float = 1.0) -> Callable
     """Linear layers with silu between them; the output is linear, scaled at the start by final_scale."""
 
     def apply(x: Array) -> Array:
-        for depth, size in enumerate(sizes):
-            last = depth == len(sizes) - 1
-            x = linear(size, f"{name}_{depth}", bias=not last, scale=final_scale if last else 1.0)(x)
-            x = x if last else silu(x)
-        return x
+        *hidden, last = sizes
+        x = _activated(x, hidden, name)
+        return linear(last, f"{name}_{len(hidden)}", bias=False, scale=final_scale)(x)
 
     return apply
+
+
+def _activated(x: Array, hidden: Sequence[int], name: str) -> Array:
+    """After linear layers of these sizes, each with a bias and silu."""
+    for depth, size in enumerate(hidden):
+        x = silu(linear(size, f"{name}_{depth}", bias=True)(x))
+    return x
 
 
 def readout(hidden: tuple[int, ...], name: str, facts: Any) -> Callable[[Array], Array]:
@@ -153,8 +158,7 @@ def readout(hidden: tuple[int, ...], name: str, facts: Any) -> Callable[[Array],
     names = [last] if facts.reference_K is None else [last, last + ENTROPY]
 
     def apply(x: Array) -> Array:
-        for depth, size in enumerate(hidden):
-            x = silu(linear(size, f"{name}_{depth}", bias=True)(x))
+        x = _activated(x, hidden, name)
         return jnp.concatenate([linear(1, each, bias=False, scale=FINAL_SCALE)(x) for each in names], axis=1)
 
     return apply
