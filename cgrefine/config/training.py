@@ -110,7 +110,8 @@ class Loss(Section):
     temperature in a batch, see `fm.loss.energy_squares`; for coarse data with energies.
 
     residue_weights, temperature_weights: of beads by residue name, of frames by K (1 where none is given), or
-    by a rule: inverse_variance of the training forces, inverse_temperature; rules have a mean of 1.
+    by a rule: inverse_variance of the training forces less those of the priors, inverse_temperature; rules
+    have a mean of 1. The best epoch is that of the lowest error with every bead counted alike.
     """
 
     huber_kcal_mol_A: Positive | None = None

@@ -5,7 +5,7 @@ the cumulative counts, so that tens of millions of frames cost as much memory as
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -150,6 +150,18 @@ def _check_temperatures(temperature: np.ndarray, asked: Sequence[float]) -> None
         if len(temperature) and not _near(temperature, [wanted]).any():
             have = ", ".join(f"{t:g}" for t in np.unique(temperature))
             raise InputError(f"loader: no frame is at {wanted:g} K; the data set has {have} K")
+
+
+def thinned(frames: FrameSet, most: int) -> FrameSet:
+    """At most `most` frames, evenly strided over the whole set, each a piece of its own and of weight 1."""
+    rows = frames.each_once
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64))
+    domain, start = np.asarray([rows.where(row) for row in chosen.tolist()], np.int64).reshape(-1, 2).T
+    piece = rows.ends.searchsorted(chosen, side="right")
+    one = np.ones(len(chosen), np.int64)
+    old = frames.pieces
+    pieces = Pieces(domain, start, one, old.temperature_K[piece], old.replica[piece], one.astype(np.float64))
+    return replace(frames, pieces=pieces, stride=1)
 
 
 def sampled_sizes(frames: FrameSet, most: int) -> tuple[np.ndarray, np.ndarray]:

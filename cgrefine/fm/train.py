@@ -23,7 +23,7 @@ from cgrefine.config.data import Loader
 from cgrefine.config.training import Optimisation, Train
 from cgrefine.data.frames import FrameSet
 from cgrefine.data.loader import Decoys, Noising, Reading, Recipe
-from cgrefine.data.packing import budget_for, estimated_batches
+from cgrefine.data.packing import Budget, budget_for, estimated_batches
 from cgrefine.energy import NetworkTerm, Params, SumOfTerms
 from cgrefine.errors import InputError
 from cgrefine.fm import lanes, optimizers
@@ -157,7 +157,7 @@ def fit(
     asked = settings.batches_per_update if start is None else len(start.progress.lanes)
     count = lanes.n_lanes(asked, mesh.size)
     batches = estimated_batches(task.training, budget, settings.decoy_fraction, loader.buffer_frames)
-    recipe = _recipe(task.training, settings)
+    recipe = _recipe(task, settings, budget)
     prior_params = everywhere(on_host(single(task.prior_params)), mesh)
     measure = validator(task.network, task.prior, task.validation, budget, reading)
     run = _Run(
@@ -276,15 +276,17 @@ def _matching(run: _Run, optimisation: Optimisation) -> Matching:
     return Matching(task.network, task.prior, run.settings, optimisation, rate, run.mesh, task.scaling)
 
 
-def _recipe(frames: FrameSet, settings: Train) -> Recipe:
+def _recipe(task: Task, settings: Train, budget: Budget) -> Recipe:
     decoys = Decoys(settings.decoy_fraction, settings.decoy_noise_A, settings.decoy_weight)
     denoise = settings.loss.denoise
     noising = None if denoise is None else Noising(denoise.noise_A, denoise.force_share)
-    if settings.loss.energy_weight > 0.0 and all(domain.energies is None for domain in frames.domains):
+    if settings.loss.energy_weight > 0.0 and all(d.energies is None for d in task.training.domains):
         raise InputError(
             "train.loss.energy_weight: no training protein has energies; only data.coarse can give them"
         )
-    return Recipe(decoys, noising, weighting(frames, settings.loss))
+    prior_params = single(task.prior_params)
+    weights = weighting(task.training, settings.loss, task.prior, prior_params, budget)
+    return Recipe(decoys, noising, weights)
 
 
 def _after_epoch(run: _Run, course: Snapshot, log: EpochLog) -> Snapshot:

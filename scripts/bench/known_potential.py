@@ -153,13 +153,20 @@ def measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         by_temperature = [Noisy(TEMPERATURE_K, cold, noise), Noisy(HOT_K, hot, TIMES * noise)]
         for name, data in (("residue_weights", by_residue), ("temperature_weights", by_temperature)):
             result[name] = [
-                compared(run, folder / f"{name}-{seed}", data, frames, seed, name) for seed in args.seeds
+                compared(run, folder / f"{name}-{seed}", data, frames, seed, name, contacts)
+                for seed in args.seeds
             ]
     return result
 
 
 def compared(
-    run: Callable[..., dict[str, Any]], folder: Path, data: list[Noisy], frames: int, seed: int, key: str
+    run: Callable[..., dict[str, Any]],
+    folder: Path,
+    data: list[Noisy],
+    frames: int,
+    seed: int,
+    key: str,
+    contacts: float,
 ) -> dict[str, Any]:
     """The same data with all weights 1 and with the rule inverse_variance of train.loss.`key`."""
     plain = run(folder / "plain", data, frames, seed)
@@ -167,26 +174,25 @@ def compared(
     ratio = {kind: weighted[kind]["mse"] / plain[kind]["mse"] for kind in ("same_chains", "new_chains")}
     return {
         "mse_weighted_over_plain": ratio,
-        "expected": expected(data, key),
+        "expected": expected(data, key, contacts),
         "plain": plain,
         "weighted": weighted,
     }
 
 
-def expected(data: Sequence[Noisy], key: str) -> float:
+def expected(data: Sequence[Noisy], key: str, contacts: float) -> float:
     """What the rule's weights make of the error where noise alone limits it: see the top of this file.
 
-    All beads have the same number of frames.
+    All beads have the same number of frames. contacts: mean square of their force, which no prior has.
     """
-    group, square, noise = [], [], []
+    group, noise = [], []
     for place, one in enumerate(data):
         for chain in one.chains[:TRAINING_CHAINS]:
             species = chain.topology.species
             group.append(species if key == "residue_weights" else np.full(len(species), place))
             noise.append(one.variance[species])
-            square.append((chain.forces["training"] ** 2).mean(axis=(0, 2)) + noise[-1])
-    g, f, v = (np.concatenate(part) for part in (group, square, noise))
-    w = 1.0 / (np.bincount(g, f) / np.maximum(np.bincount(g), 1))[g]
+    g, v = np.concatenate(group), np.concatenate(noise)
+    w = 1.0 / (np.bincount(g, v + contacts) / np.maximum(np.bincount(g), 1))[g]
     return float((w**2 @ v) / w.sum() ** 2 / (v.sum() / len(v) ** 2))
 
 

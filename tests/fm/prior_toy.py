@@ -38,7 +38,9 @@ WRONG = {**TRUE, "bond": _bonds(2)}
 T_K = 300.0
 
 
-def prior_domain(n, n_frames, seed, facts=FACTS, noise=0.0, params=TRUE, temperature_K=T_K) -> Domain:
+def prior_domain(
+    n, n_frames, seed, facts=FACTS, noise: float | np.ndarray = 0.0, params=TRUE, temperature_K=T_K
+) -> Domain:
     """Random chains, anywhere, with the forces of the priors plus Gaussian noise in kcal/mol/Å."""
     topology, rng = random_topology(n, seed), np.random.default_rng(seed)
     packed, model = system.pack([topology]), SumOfTerms(prior_terms(facts))

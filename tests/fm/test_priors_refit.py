@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cgrefine.config.priors import Refit
-from cgrefine.data.frames import frame_set
+from cgrefine.data.frames import frame_set, thinned
 from cgrefine.energy import SumOfTerms
 from cgrefine.errors import InputError
 from cgrefine.fm import snapshots
@@ -263,13 +263,13 @@ def test_when_it_ends():
 
 def test_frames_are_thinned_evenly(exact):
     frames = frame_set(exact, False, 6.5)
-    few = full_batch.thinned(frames, 7)
+    few = thinned(frames, 7)
     assert len(few) == 7
     rows = [frames.each_once.where(int(k)) for k in np.linspace(0, 59, 7)]
     assert [few.each_once.where(k) for k in range(7)] == rows
-    assert len(full_batch.thinned(frames, 1000)) == 60
+    assert len(thinned(frames, 1000)) == 60
     for row in (0, 33, 59):
-        assert np.array_equal(full_batch.thinned(frames, 60).forces(row), frames.forces(row))
+        assert np.array_equal(thinned(frames, 60).forces(row), frames.forces(row))
 
 
 def test_curvature_is_that_of_the_jacobian(exact, monkeypatch):
@@ -279,7 +279,7 @@ def test_curvature_is_that_of_the_jacobian(exact, monkeypatch):
     """
     monkeypatch.setattr(full_batch, "PROBES", 2000)
     model, mesh = SumOfTerms(prior_terms({"terms": [BOND]})), mesh_of()
-    frames = full_batch.thinned(frame_set(exact, False, 0.0), 6)
+    frames = thinned(frame_set(exact, False, 0.0), 6)
     full = full_batch.gathered(frames, SumOfTerms(()), {}, False, mesh)
     scales = parameters.scaling({"terms": [BOND]}, WRONG, 0.6)
     zeros = {"bond": scales.zeros(WRONG, jnp.float64)["bond"]}

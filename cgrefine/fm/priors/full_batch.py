@@ -6,7 +6,6 @@ depend on the number of devices, but for rounding.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt32
 
 from cgrefine import energy
-from cgrefine.data.frames import FrameSet, Pieces
+from cgrefine.data.frames import FrameSet
 from cgrefine.data.loader import Reading, each, sweep
 from cgrefine.data.packing import Batch, budget_for, real_beads, slim
 from cgrefine.energy import Params, SumOfTerms
@@ -48,18 +47,6 @@ class FullBatch(NamedTuple):
     batches: Batch
     squares: Array
     components: Array
-
-
-def thinned(frames: FrameSet, most: int) -> FrameSet:
-    """At most `most` frames, evenly strided over the whole set, each a piece of its own and of weight 1."""
-    rows = frames.each_once
-    chosen = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64))
-    domain, start = np.asarray([rows.where(row) for row in chosen.tolist()], np.int64).reshape(-1, 2).T
-    piece = rows.ends.searchsorted(chosen, side="right")
-    one = np.ones(len(chosen), np.int64)
-    old = frames.pieces
-    pieces = Pieces(domain, start, one, old.temperature_K[piece], old.replica[piece], one.astype(np.float64))
-    return replace(frames, pieces=pieces, stride=1)
 
 
 def gathered(frames: FrameSet, fixed: SumOfTerms, fixed_params: Params, edges: bool, mesh: Mesh) -> FullBatch:

@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from cgrefine.config.priors import Refit
-from cgrefine.data.frames import FrameSet, frame_set
+from cgrefine.data.frames import FrameSet, frame_set, thinned
 from cgrefine.data.store import Domain
 from cgrefine.energy import Params, SumOfTerms
 from cgrefine.errors import InputError
@@ -182,7 +182,7 @@ def chosen_frames(
     frames = frame_set(domains, False, cutoff_A, temperatures_K=[temperature_K])
     if len(frames) == 0:
         raise InputError(f"priors.refit: there is no training frame at {temperature_K:g} K")
-    return full_batch.thinned(frames, most)
+    return thinned(frames, most)
 
 
 def posed(
