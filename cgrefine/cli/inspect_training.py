@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from cgrefine.cli.train_member import network_facts
 from cgrefine.config.schema import Config
 from cgrefine.config.training import Train
-from cgrefine.data.frames import FrameSet, frame_set, mean_neighbors
+from cgrefine.data.frames import FrameSet, frame_set
 from cgrefine.data.loader import AS_THEY_ARE, Reading, each, training_batches
 from cgrefine.data.packing import Batch, Budget, budget_for, estimated_batches, slim
 from cgrefine.data.store import Dataset
@@ -51,7 +52,8 @@ def section(dataset: Dataset, config: Config) -> Section:
     budget = budget_for([frames], settings.batch_beads, loader.edge_headroom)
     steps = estimated_batches(frames, budget, settings.decoy_fraction, loader.buffer_frames)
     batch, seconds_to_pack = _first_batch(frames, budget, Reading(loader.buffer_frames, 1, 0))
-    facts = {**config.model.model_dump(), "avg_neighbors": mean_neighbors(frames, config.model.cutoff_A)}
+    # the temperature that a network refers to makes no difference in cost
+    facts = network_facts(config.model, frames, float(frames.pieces.temperature_K[0]))
     cost = step_cost(facts, batch, settings)
     beads, edges = int(batch.system.bead_mask.sum()), int(batch.neighbors.edge_mask.sum())
     epoch = steps * cost.seconds

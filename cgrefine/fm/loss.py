@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from cgrefine import energy
 from cgrefine.data.packing import Batch
 from cgrefine.energy import BeadEnergies, NetworkTerm, Params
-from cgrefine.fm.priors.parameters import Scaling, mean_square
+from cgrefine.fm.priors.parameters import mean_square
 
 
 class Sums(NamedTuple):
@@ -61,6 +61,10 @@ def residual_forces(prior: BeadEnergies, prior_params: Params, batch: Batch) -> 
     prior_forces = energy.forces(
         prior, prior_params, jnp.asarray(batch.positions), batch.system, batch.neighbors
     )
+    return _residual(prior_forces, batch)
+
+
+def _residual(prior_forces: Array, batch: Batch) -> Array:
     return jnp.where(jnp.asarray(batch.decoy)[:, None], 0.0, batch.target_forces - prior_forces)
 
 
@@ -82,26 +86,36 @@ def huber_squares(
     return jnp.sum(weight * jnp.where(far, 2.0 * width * length - width**2, squares))
 
 
-def matching_sums(
-    network: NetworkTerm,
-    params: Params,
-    batch: Batch,
-    residual: Float[Array, "beads 3"],
-    huber_width: float | None = None,
-) -> Sums:
-    """Of the network's forces against the residual: by squares, or by Huber's function."""
-    predicted = energy.forces(network, params, jnp.asarray(batch.positions), batch.system, batch.neighbors)
+class Predicted(NamedTuple):
+    """What a force field says of a batch. energies (n,): of beads, network and priors together, kcal/mol;
+
+    forces (n, 3): of the network; residual (n, 3): what these are to be, see `residual_forces`; kcal/mol/Å.
+    """
+
+    energies: Array
+    forces: Array
+    residual: Array
+
+
+def predicted(
+    network: NetworkTerm, prior: BeadEnergies, params: Params, prior_params: Params, batch: Batch
+) -> Predicted:
+    """Energies come with the forces: the gradient of a loss of both costs hardly more than that of forces."""
+    at = (jnp.asarray(batch.positions), batch.system, batch.neighbors)
+    own, forces = energy.bead_energies_and_forces(network, params, *at)
+    fixed, prior_forces = energy.bead_energies_and_forces(prior, prior_params, *at)
+    return Predicted(own + fixed, forces, _residual(prior_forces, batch))
+
+
+def matching_squares(found: Predicted, batch: Batch, huber_width: float | None = None) -> Float[Array, ""]:
+    """Of the network's forces against the residual: squares, or Huber's function."""
     weight = jnp.asarray(batch.weight)
     if huber_width is None:
-        error = force_squares(predicted, residual, weight)
-    else:
-        error = huber_squares(predicted, residual, weight, huber_width)
-    return Sums(error, 3.0 * jnp.sum(weight))
+        return force_squares(found.forces, found.residual, weight)
+    return huber_squares(found.forces, found.residual, weight, huber_width)
 
 
-def energy_squares(
-    network: NetworkTerm, prior: BeadEnergies, params: Params, prior_params: Params, batch: Batch
-) -> Float[Array, ""]:
+def energy_squares(energies: Float[Array, " beads"], batch: Batch) -> Float[Array, ""]:
     """Σ_k m_k/(m_k - 1) Σ_{g in k} (d_g - d̄_k)², (kcal/mol)²: errors d of the energies of graphs.
 
     k are the gauges of the batch, and d̄_k the mean of the m_k graphs in it that have a target energy and a
@@ -109,13 +123,11 @@ def energy_squares(
     were. A gauge with one graph adds nothing. Over the number of beads it is the squared error of the energy
     of a frame over its beads.
     """
-    x, g = jnp.asarray(batch.positions), batch.system.graph_mask.shape[0]
-    per_bead = network(params, x, batch.system, batch.neighbors)
-    per_bead = per_bead + prior(prior_params, x, batch.system, batch.neighbors)
-    energies = energy.graph_energies(per_bead, batch.system.graph_id, g)
+    g = batch.system.graph_mask.shape[0]
+    of_graphs = energy.graph_energies(energies, batch.system.graph_id, g)
     weight = energy.graph_energies(jnp.asarray(batch.weight), batch.system.graph_id, g)
     counted = jnp.isfinite(batch.target_energies) & (weight > 0.0)
-    error = jnp.where(counted, energies - jnp.where(counted, batch.target_energies, 0.0), 0.0)
+    error = jnp.where(counted, of_graphs - jnp.where(counted, batch.target_energies, 0.0), 0.0)
     count = jax.ops.segment_sum(counted.astype(error.dtype), batch.gauge, g)
     mean = jax.ops.segment_sum(error, batch.gauge, g) / jnp.maximum(count, 1.0)
     apart = jnp.where(counted, error - mean[batch.gauge], 0.0)
@@ -123,24 +135,10 @@ def energy_squares(
     return jnp.sum(unbiased[batch.gauge] * apart**2)
 
 
-def joint_sums(
-    network: NetworkTerm,
-    prior: BeadEnergies,
-    scaling: Scaling,
-    params: Params,
-    prior_params: Params,
-    batch: Batch,
-    penalty: float,
-    huber_width: float | None = None,
-) -> Sums:
-    """`matching_sums` of network and priors together, and what holds the priors to their fit.
+def restraint(z: Params, batch: Batch, penalty: float) -> Float[Array, ""]:
+    """penalty · mean z² · Σ_i w_i |F_i|²: holds priors that are trained along to their fit.
 
-    params: "network", and "priors" as z of `scaling`, deviations from prior_params. The second part is
-    penalty · mean z² times the mean square of the target forces, as in `priors.refit`.
+    z: deviations from it in the units of a `Scaling`, as in `priors.refit`.
     """
-    moved = scaling.params(prior_params, params["priors"])
-    residual = residual_forces(prior, moved, batch)
-    misfit = matching_sums(network, params["network"], batch, residual, huber_width)
     target = jnp.asarray(batch.target_forces)
-    squares = force_squares(jnp.zeros_like(target), target, batch.weight)
-    return misfit._replace(error=misfit.error + penalty * squares * mean_square(params["priors"]))
+    return penalty * mean_square(z) * force_squares(jnp.zeros_like(target), target, batch.weight)

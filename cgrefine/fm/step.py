@@ -108,22 +108,17 @@ class Matching:
 
     def sums(self, params: Params, prior_params: Params, batch: Batch) -> Sums:
         """Error and weight of one batch."""
-        width, energy_weight = self.settings.loss.huber_kcal_mol_A, self.settings.loss.energy_weight
-        with jax.default_matmul_precision(self.settings.precision):
-            if self.scaling is None:
-                residual = loss.residual_forces(self.prior, prior_params, batch)
-                sums = loss.matching_sums(self.network, params, batch, residual, width)
-            else:
-                penalty = self.settings.prior_penalty
-                sums = loss.joint_sums(
-                    self.network, self.prior, self.scaling, params, prior_params, batch, penalty, width
-                )
-            if energy_weight == 0.0:
-                return sums
-            own, moved = parts(params, prior_params, self.scaling)
-            squares = loss.energy_squares(self.network, self.prior, own, moved, batch)
-            # sums are over three components a bead
-            return sums._replace(error=sums.error + 3.0 * energy_weight * squares)
+        settings = self.settings
+        with jax.default_matmul_precision(settings.precision):
+            own, fixed = parts(params, prior_params, self.scaling)
+            found = loss.predicted(self.network, self.prior, own, fixed, batch)
+            error = loss.matching_squares(found, batch, settings.loss.huber_kcal_mol_A)
+            if self.scaling is not None:
+                error += loss.restraint(params["priors"], batch, settings.prior_penalty)
+            if settings.loss.energy_weight > 0.0:
+                # sums are over three components a bead
+                error += 3.0 * settings.loss.energy_weight * loss.energy_squares(found.energies, batch)
+        return Sums(error, 3.0 * jnp.sum(batch.weight))
 
     def rule(self, rate: Any) -> optax.GradientTransformationExtraArgs:
         """The optimiser at a learning rate."""

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 
 from cgrefine import energy
+from cgrefine.config.training import Train
 from cgrefine.data.frames import frame_set
 from cgrefine.data.loader import Decoys, Reading, Recipe, each, sweep, training_batches
 from cgrefine.data.packing import budget_for
 from cgrefine.energy import SumOfTerms
 from cgrefine.fm import loss
+from cgrefine.fm.devices import mesh_of
 from cgrefine.fm.priors.parameters import scaling
 from cgrefine.fm.priors.terms import prior_terms
+from cgrefine.fm.step import Matching
 from tests.fm.toy import PRIOR, PRIOR_PARAMS, RADIAL, domain
 
 READING = Reading(buffer_frames=16, prefetch=1, workers=0)
@@ -77,7 +80,8 @@ def with_energies():
     batch = batch._replace(positions=np.asarray(batch.positions, np.float64))
 
     def squares(heights, batch):
-        return loss.energy_squares(RADIAL, PRIOR, {"height": heights}, PRIOR_PARAMS, batch)
+        found = loss.predicted(RADIAL, PRIOR, {"height": heights}, PRIOR_PARAMS, batch)
+        return loss.energy_squares(found.energies, batch)
 
     return batch, jax.jit(jax.value_and_grad(squares))
 
@@ -101,9 +105,12 @@ def test_energy_squares_by_hand(with_energies):
 
 
 def test_matching_loss_vanishes_for_the_teacher(whole):
-    residual = residual_forces(PRIOR, PRIOR_PARAMS, whole)
-    mean = jax.jit(lambda heights: loss.matching_sums(RADIAL, {"height": heights}, whole, residual).mean)
-    teacher, nothing = mean(jnp.asarray([6.0, -3.0])), mean(jnp.zeros(2))
+    @jax.jit
+    def squares(heights):
+        found = loss.predicted(RADIAL, PRIOR, {"height": heights}, PRIOR_PARAMS, whole)
+        return loss.matching_squares(found, whole)
+
+    teacher, nothing = squares(jnp.asarray([6.0, -3.0])), squares(jnp.zeros(2))
     assert float(teacher) < 1e-9 * float(nothing)
 
 
@@ -115,7 +122,9 @@ def test_joint_loss_by_hand(whole):
     prior, scales = SumOfTerms(prior_terms(facts)), scaling(facts, fitted, 0.6)
     z = {"bond": {"k": jnp.asarray([2.0, 0.0]), "x0": jnp.zeros(2)}}
     params = {"network": {"height": jnp.asarray([5.0, 0.0])}, "priors": z}
-    value = jax.jit(lambda p: loss.joint_sums(RADIAL, prior, scales, p, fitted, batch, 0.1).mean)(params)
+    settings = Train(epochs=1, prior_penalty=0.1)
+    matching = Matching(RADIAL, prior, settings, settings, lambda step: 0.1, mesh_of(), scales)
+    value = jax.jit(lambda p: matching.sums(p, fitted, batch).mean)(params)
     stiff = {"bond": {"k": 100.0 * jnp.exp(jnp.asarray([0.6, 0.0])), "x0": jnp.full(2, 3.8)}}
     both = SumOfTerms((*prior.terms, RADIAL))
     x = jnp.asarray(batch.positions)
