@@ -11,6 +11,9 @@ from pydantic import BaseModel, ValidationError
 from cgrefine.config.schema import Config
 from cgrefine.errors import InputError
 
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""In C where PyYAML was built with it: ten times faster, and the same text."""
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `section.key=value` overrides, and check everything against the schema.
@@ -49,7 +52,7 @@ def parse(raw: dict[str, Any], source: str) -> Config:
 
 def dump(config: BaseModel) -> str:
     """The resolved configuration as YAML, defaults included."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=DUMPER, sort_keys=False)
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
