@@ -72,9 +72,10 @@ def _axis(axis: Axis, marks: Sequence[Mark]) -> dict[str, Any]:
 def _level(mark: Level, colour: str) -> dict[str, Any]:
     along, across = ("y", "x") if mark.vertical else ("x", "y")
     return {
-        "type": "line", f"{along}ref": f"{along} domain", f"{along}0": 0, f"{along}1": 1,
-        f"{across}0": mark.at, f"{across}1": mark.at, "line": {"color": colour, "dash": "dash", "width": 1.2},
-        "name": mark.name, "showlegend": bool(mark.name),
+        "type": "line", "name": mark.name, "showlegend": bool(mark.name),
+        "line": {"color": colour, "dash": "dash", "width": 1.2},
+        f"{along}ref": f"{along} domain", f"{along}0": 0, f"{along}1": 1,
+        f"{across}ref": across, f"{across}0": mark.at, f"{across}1": mark.at,
     }  # fmt: skip
 
 

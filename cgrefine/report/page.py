@@ -68,7 +68,13 @@ def save_figure(path: Path, fig: Figure) -> None:
 
 def save_plots(path: Path, *plots: Plot) -> None:
     """Write plots as one PNG file, below each other."""
-    save_figure(path, static.figure(*plots))
+    path.write_bytes(_drawn(*plots))
+
+
+@functools.lru_cache(maxsize=32)
+def _drawn(*plots: Plot) -> bytes:
+    """PNG; kept because the file and the page show the same."""
+    return png(static.figure(*plots))
 
 
 def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
@@ -95,7 +101,7 @@ def _environment() -> jinja2.Environment:
         "cell": lambda v: f"{v:.4g}" if isinstance(v, float) else str(v),
         "sort_value": sort_value,
         "numeric": numeric,
-        "image": lambda plot: figure(static.figure(plot)),
+        "image": lambda plot: data_uri(_drawn(plot)),
         "plotly": lambda plot: in_script(interactive.figure(plot)),
     }
     found.globals |= {

@@ -32,21 +32,25 @@
       dragmode: touch ? false : "zoom",
     };
   };
-  const inText = (trace) => // error bars without a colour of their own
-    trace.error_y && !trace.error_y.color
-      ? { ...trace, error_y: { ...trace.error_y, color: getComputedStyle(document.body).color } }
-      : trace;
+  const number = (value) => (value === null ? NaN : value); // of an error: null would be drawn as zero
+  const traceOf = (trace) => {
+    const error = trace.error_y;
+    if (!error) return trace;
+    const color = error.color ?? getComputedStyle(document.body).color;
+    const [array, arrayminus] = [error.array.map(number), error.arrayminus.map(number)];
+    return { ...trace, error_y: { ...error, color, array, arrayminus } };
+  };
   for (const figure of document.querySelectorAll("figure.plot")) {
     const { data, layout } = JSON.parse(figure.querySelector("script").textContent);
     const place = document.createElement("div");
     place.setAttribute("role", "img");
     place.setAttribute("aria-label", figure.querySelector("figcaption").textContent);
     figure.append(place);
-    await Plotly.newPlot(place, data.map(inText), layoutOf(layout), config);
+    await Plotly.newPlot(place, data.map(traceOf), layoutOf(layout), config);
     figure.classList.add("drawn");
     drawn.push([place, data, layout]);
   }
   dark.addEventListener("change", () => {
-    for (const [place, data, layout] of drawn) Plotly.react(place, data.map(inText), layoutOf(layout), config);
+    for (const [place, data, layout] of drawn) Plotly.react(place, data.map(traceOf), layoutOf(layout), config);
   });
 })();

@@ -81,8 +81,7 @@ def _line(axes: Axes, mark: Line, colour: str, dash: str) -> None:
     symbol = MARKERS[described.COLOURS.index(colour) if colour in described.COLOURS else 0]
     error = None
     if mark.error is not None:
-        sides = np.array([np.asarray(side, float) for side in described.sides(mark.error)])
-        error = np.where(np.isfinite(sides), sides, 0.0)
+        error = np.array([np.asarray(side, float) for side in described.sides(mark.error)])
     axes.errorbar(
         x, y, error, color=colour, label=mark.name or None, capsize=2, markersize=4, linewidth=1.3,
         linestyle=("--" if mark.dashed else dash) if mark.line else "none",
@@ -93,9 +92,7 @@ def _line(axes: Axes, mark: Line, colour: str, dash: str) -> None:
 
 def _bars(axes: Axes, mark: Bars, colour: str, place: int, of: int) -> None:
     heights = np.asarray(mark.heights, float)
-    error = None
-    if mark.error is not None:
-        error = np.where(np.isfinite(np.asarray(mark.error, float)), mark.error, 0.0)
+    error = None if mark.error is None else np.asarray(mark.error, float)
     at = np.arange(len(heights)) + 0.8 * ((place + 0.5) / of - 0.5)
     axes.bar(at, heights, 0.76 / of, yerr=error, capsize=2, color=colour, label=mark.name or None)
 
