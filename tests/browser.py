@@ -26,7 +26,10 @@ OPTIONS = (
 
 def executable() -> Path | None:
     """$CGREFINE_BROWSER, or what `make browser` put beside the Python environment; None if there is none."""
-    path = Path(os.environ.get("CGREFINE_BROWSER") or Path(sys.prefix) / "browser" / "run")
+    given = os.environ.get("CGREFINE_BROWSER")
+    path = Path(given) if given else Path(sys.prefix) / "browser" / "run"
+    if given and not path.is_file():
+        raise FileNotFoundError(f"CGREFINE_BROWSER={given}: no such file")
     return path if path.is_file() else None
 
 

@@ -20,12 +20,14 @@ def scatter(found: Histograms) -> Plot:
         HeatMap(found.edges, found.edges, found.joint, "components", log=True),
         Line(limits, limits, "equal", dashed=True),
     ]
-    for axis, name in ((0, "mean reference at a prediction"), (1, "mean prediction at a reference")):
+    means = ((0, "mean reference at a prediction", 3), (1, "mean prediction at a reference", 1))
+    for axis, name, colour in means:
         total = found.joint.sum(axis)
         known = total >= 30
         weights = centre[:, None] if axis == 0 else centre
         mean = (found.joint * weights).sum(axis)[known] / total[known]
-        marks.append(Line(*((mean, centre[known]) if axis == 0 else (centre[known], mean)), name))
+        x, y = (mean, centre[known]) if axis == 0 else (centre[known], mean)
+        marks.append(Line(x, y, name, colour=colour))
     return Plot(
         "Predicted against reference components",
         Axis(f"reference component, {FORCE}", limits=limits),

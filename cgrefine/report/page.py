@@ -90,7 +90,7 @@ def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
         plots=any(section.plots for section in sections),
         tables=any(section.table for section in sections),
     )  # fmt: skip
-    path.write_text(page)
+    path.write_text(page, encoding="utf-8")
 
 
 @functools.cache
