@@ -1,5 +1,6 @@
 """Plots: both drawings show what was described; colours that can be told apart."""
 
+import importlib.resources
 import math
 from itertools import combinations
 
@@ -144,7 +145,7 @@ def test_colours_are_told_apart(seen):
 @pytest.mark.parametrize("background", ["#ffffff", "#16181c"])
 def test_colours_stand_out_of_either_page(background):
     """At least 3:1: WCAG 2.2, 1.4.11, by relative luminance. The backgrounds are those of page.css."""
-    css = interactive.importlib.resources.files("cgrefine.report").joinpath("page.css").read_text()
+    css = importlib.resources.files("cgrefine.report").joinpath("page.css").read_text()
     assert f"--page: {background};" in css
     for colour in (*COLOURS, GREY):
         low, high = sorted((TO_XYZ[1] @ linear(c) + 0.05) for c in (colour, background))
