@@ -3,15 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test browser lint types tests clean
+.PHONY: demo test browser try-browser lint types tests clean
 
 demo: .venv/.demo
 	$(BIN)/cgrefine run configs/quickstart.yaml --out runs/quickstart
 
-test: .venv/.test browser lint types tests
+test: .venv/.test try-browser lint types tests
 
-# A headless Chromium for the test of the report pages; without it that test is skipped.
+# A headless Chromium for the test of the report pages; without it that test is skipped, and says so.
 browser: .venv/.browser
+
+try-browser: .venv/.test
+	-$(MAKE) --no-print-directory browser
 
 lint:
 	$(BIN)/ruff check .
