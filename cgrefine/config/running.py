@@ -54,8 +54,8 @@ class Observables(Section):
     first frame of the first run at the lowest temperature of the data. per_residue: bonds, angles and
     dihedrals one by one. neighbor_angle_cutoff_A: also angles between neighbours in space (n³ triples).
     bootstrap_draws: of standard errors. floor_splits: most ways to halve the reference. surface_bins: of each
-    axis of a free-energy surface (0: none). tica_lag_frames: lag between frames of the reference.
-    diffusion_fit_ps: lags between which the model's D is fitted (default: no D).
+    axis of a free-energy surface (0: none). tica_lag_frames: lag in frames of the reference (default: no
+    TICA). diffusion_fit_ps: lags between which the model's D is fitted (default: no D).
     """
 
     bond_width_A: Positive = 0.02
@@ -70,13 +70,13 @@ class Observables(Section):
     q_tolerance: Annotated[float, Field(ge=1)] = 1.2
     q_width: Annotated[float, Field(gt=0, le=1)] = 0.02
     rg_width_A: Positive = 0.25
-    per_residue: bool = True
+    per_residue: bool = False
     neighbor_angle_cutoff_A: Positive | None = None
     discard_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     bootstrap_draws: Annotated[int, Field(ge=20)] = 200
     floor_splits: Count = 50
     surface_bins: Annotated[int, Field(ge=0)] = 30
-    tica_lag_frames: Count = 5
+    tica_lag_frames: Count | None = None
     diffusion_fit_ps: tuple[Positive, Positive] | None = None
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cgrefine.errors import InputError
-from cgrefine.observables.statistics import lagged_products
+from cgrefine.observables.statistics import independent, lagged_products
 
 
 def velocity_autocorrelation(
@@ -66,9 +66,6 @@ class Diffusion(NamedTuple):
     blocks: bool
 
 
-BLOCKS = 5
-
-
 def diffusion(
     runs: Sequence[Float[np.ndarray, "frames beads 3"]], frame_ps: float, fit_ps: tuple[float, float]
 ) -> Diffusion:
@@ -79,7 +76,7 @@ def diffusion(
     x.mean(1, keepdims=True). Raises InputError when a piece is shorter than the last lag, or fewer than two
     lags lie in the range.
     """
-    pieces = list(runs) if len(runs) > 1 else np.array_split(np.asarray(runs[0]), BLOCKS)
+    pieces = independent(runs)
     first, last = int(np.ceil(fit_ps[0] / frame_ps - 1e-9)), int(np.floor(fit_ps[1] / frame_ps + 1e-9))
     if last <= first:
         raise InputError(

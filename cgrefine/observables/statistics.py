@@ -47,6 +47,20 @@ def estimate_of_means(observable: Observable, means: Float[np.ndarray, "groups *
     return Estimate(value, np.sqrt(spread * (g - 1) / g), means)
 
 
+BLOCKS = 5
+"""Pieces into which a single run is cut where independent groups are needed."""
+
+
+def independent(runs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """The runs, or BLOCKS pieces of the only one, if it has as many frames.
+
+    Pieces are independent only where they are much longer than the autocorrelation time: say so.
+    """
+    if len(runs) == 1 and len(runs[0]) >= BLOCKS:
+        return np.array_split(runs[0], BLOCKS)
+    return runs
+
+
 class Correlation(NamedTuple):
     """Integrated autocorrelation time, in frames: time = ½ + Σ ρ(t); stderr of it; effective: N/(2 time).
 

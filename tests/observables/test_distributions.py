@@ -239,14 +239,14 @@ def test_helices_of_the_sample_are_those_of_dssp():
 
 def test_no_short_chain_has_what_it_cannot_have():
     assert secondary_structure(topology_from_species([0] * 8, breaks=[4])) is None
-    two = standard(topology_from_species([0, 0]), Observables(), np.zeros((2, 3)))
+    two = standard(topology_from_species([0, 0]), Observables(per_residue=True), np.zeros((2, 3)))
     assert [o.name for o in two] == ["bond", "RMSF", "Rg", "end-to-end", "RMSD", "bond of each residue"]
 
 
 def test_one_program_gives_the_same_means():
     """All observables and measures of a chain together, over several chunks, compiled once."""
     topology, x, _ = frames("gpturn10")
-    cfg = Observables(neighbor_angle_cutoff_A=7.0)
+    cfg = Observables(neighbor_angle_cutoff_A=7.0, per_residue=True)
     x = x[:100]
     observables, named = standard(topology, cfg, x[0]), measures(topology, cfg, x[0])
     average = structure.averager(observables, named)

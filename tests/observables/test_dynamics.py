@@ -7,7 +7,7 @@ import pytest
 from scipy.signal import lfilter
 
 from cgrefine.errors import InputError
-from cgrefine.observables import dynamics
+from cgrefine.observables import dynamics, statistics
 
 
 def brownian(D, frames, beads, frame_ps, seed):
@@ -47,7 +47,7 @@ def test_diffusion_is_that_of_brownian_motion():
 def test_stated_error_is_the_spread_of_single_runs():
     """Blocks of one run, 40 times: the mean of the squared errors is the variance, known to 22 %."""
     found = [dynamics.diffusion([brownian([1.0] * 3, 200, 2, 1.0, k)], 1.0, (1.0, 3.0)) for k in range(40)]
-    assert all(d.blocks and d.groups == dynamics.BLOCKS for d in found)
+    assert all(d.blocks and d.groups == statistics.BLOCKS for d in found)
     variance = np.var([d.D for d in found], ddof=1)
     assert np.mean([d.stderr**2 for d in found]) == pytest.approx(variance, rel=4 * 0.25)
     assert np.mean([d.D for d in found]) == pytest.approx(1.0, abs=4 * math.sqrt(variance / 40))

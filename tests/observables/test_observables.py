@@ -109,7 +109,7 @@ def test_one_group_has_no_error_bar_and_none_is_an_error():
 
 def test_short_chains_have_fewer_observables():
     two = standard(topology_from_species([0, 0]), Observables())
-    assert [o.name for o in two] == ["bond", "Rg", "end-to-end", "bond of each residue"]
+    assert [o.name for o in two] == ["bond", "Rg", "end-to-end"]
 
 
 def test_an_observable_is_compiled_once_for_all_groups():
