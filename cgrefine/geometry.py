@@ -15,7 +15,7 @@ AnyArray = Array | np.ndarray
 _NO_DIRECTION = 1e-30
 
 
-def safe_norm(vectors: Float[AnyArray, "... 3"]) -> Float[Array, "..."]:
+def safe_norm(vectors: Float[AnyArray, "... components"]) -> Float[Array, "..."]:
     """Length of each vector; exactly 0 with zero gradient at the zero vector."""
     squared = jnp.sum(vectors * vectors, axis=-1)
     zero = squared == 0.0

@@ -48,17 +48,42 @@ class Sim(Section):
 
 
 class Observables(Section):
-    """Grids of the observables that are compared with the reference."""
+    """Grids of the observables that are compared with the reference, and what is computed of them.
+
+    separations: k of the distances i,i+k. q_*: β and λ of the fraction of native contacts. Native is the
+    first frame of the first run at the lowest temperature of the data. per_residue: bonds, angles and
+    dihedrals one by one. neighbor_angle_cutoff_A: also angles between neighbours in space (n³ triples).
+    bootstrap_draws: of standard errors. floor_splits: most ways to halve the reference. surface_bins: of each
+    axis of a free-energy surface (0: none). tica_lag_frames: lag in frames of the reference (default: no
+    TICA). diffusion_fit_ps: lags between which the model's D is fitted (default: no D).
+    """
 
     bond_width_A: Positive = 0.02
     angle_width_deg: Positive = 2.5
     dihedral_width_deg: Positive = 5.0
     distance_width_A: Positive = 0.2
     distance_max_A: Positive = 20.0
+    separations: list[Annotated[int, Field(ge=2)]] = [2, 3, 4]
     contact_A: Positive = 8.0
     contact_min_separation: Annotated[int, Field(ge=3)] = 4
+    q_steepness_per_A: Positive = 5.0
+    q_tolerance: Annotated[float, Field(ge=1)] = 1.2
+    q_width: Annotated[float, Field(gt=0, le=1)] = 0.02
     rg_width_A: Positive = 0.25
+    per_residue: bool = False
+    neighbor_angle_cutoff_A: Positive | None = None
     discard_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    bootstrap_draws: Annotated[int, Field(ge=20)] = 200
+    floor_splits: Count = 50
+    surface_bins: Annotated[int, Field(ge=0)] = 30
+    tica_lag_frames: Count | None = None
+    diffusion_fit_ps: tuple[Positive, Positive] | None = None
+
+    @model_validator(mode="after")
+    def _lags_ascend(self) -> "Observables":
+        if self.diffusion_fit_ps is not None and self.diffusion_fit_ps[0] >= self.diffusion_fit_ps[1]:
+            raise ValueError(f"diffusion_fit_ps {list(self.diffusion_fit_ps)}: the first must be the smaller")
+        return self
 
 
 class Audit(Section):
