@@ -20,8 +20,9 @@ from cgrefine.config.schema import Config
 from cgrefine.data.store import open_dataset
 from cgrefine.fm.forcefield import ForceField
 from cgrefine.report.page import Section, Table, figure, save_figure, write_page
-from cgrefine.sim import audit
-from cgrefine.sim.audit import Estimate, Median, Survival
+from cgrefine.sim import audit, survival
+from cgrefine.sim.audit import Estimate
+from cgrefine.sim.survival import Median, Survival
 from cgrefine.sim.trajectory import read_frames
 from cgrefine.status import REASONS, Status
 
@@ -108,9 +109,9 @@ def judged(found: Sequence[Outcome], duration_ps: float, confidence: float) -> V
     return Verdict(
         sentence=audit.sentence(stable, len(found), duration_ps, confidence),
         stable=stable,
-        interval=audit.wilson_interval(stable, len(found), confidence),
-        survival=audit.kaplan_meier(times, failed),
-        median=audit.median_survival(times, failed),
+        interval=survival.clopper_pearson(stable, len(found), confidence),
+        survival=survival.kaplan_meier(times, failed, confidence),
+        median=survival.median_survival(times, failed),
         temperature=audit.mean_and_stderr(np.array([o.temperature_K for o in found], float)),
         duration_ps=duration_ps,
     )

