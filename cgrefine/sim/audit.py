@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from scipy.stats import t as student
 
 from cgrefine.energy import BeadEnergies
 from cgrefine.sim.nve import VelocityVerlet
@@ -112,3 +113,33 @@ def constant_energy_run(
         np.concatenate([c.alive for c in chunks]),
         chunks[-1].status,
     )
+
+
+def fluctuations(total: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """Root mean square deviation (r,) of the total energy (s, r) from its mean, kcal/mol; NaN: it failed."""
+    whole = alive.all(axis=0)
+    e = np.where(whole, total - total[:1], 0.0)
+    return np.where(whole, e.std(axis=0), np.nan)
+
+
+def order(coarse: np.ndarray, fine: np.ndarray, ratio: float) -> np.ndarray:
+    """Order p (r,) of the fluctuations at two time steps, the coarse one `ratio` times the fine: σ ∝ dt^p.
+
+    Velocity Verlet follows the forces of a smooth energy with an error of dt² (Hairer, Lubich & Wanner,
+    Acta Numerica 12, 399 (2003)): an order well below 2 means kinks, jumps, or forces that are no gradient.
+    """
+    return np.log(coarse / fine) / math.log(ratio)
+
+
+def excess(found: Estimate, wanted: float, errors: float) -> float:
+    """What so many standard errors leave of the deviation from a wanted value; all of it without an error."""
+    noise = errors * found.stderr if math.isfinite(found.stderr) else 0.0
+    return max(0.0, abs(found.value - wanted) - noise)
+
+
+def allowed_errors(level: float, replicas: int) -> float:
+    """Standard errors of a mean of independent replicas that it exceeds with a probability of `level`.
+
+    Two-sided, Student's t: with few replicas the error itself is uncertain. One replica has no error: 0.
+    """
+    return float(student.ppf(1.0 - 0.5 * level, replicas - 1)) if replicas > 1 else 0.0

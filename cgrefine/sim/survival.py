@@ -136,19 +136,22 @@ def clopper_pearson(successes: int, trials: int, confidence: float) -> tuple[flo
     return low, high
 
 
-def decision(failures: int, replicas: int, limit: float, level: float) -> Decision:
-    """Whether the true fraction of failures is above a limit, below it, or not known.
+def decision(failures: int, replicas: int, healthy: float, tolerated: float, level: float) -> Decision:
+    """Whether a model is stable, unstable, or not known to be either, from failures of its replicas.
 
-    Each side is the one-sided Clopper-Pearson bound at 1 - level: a model whose fraction is at the limit or
-    below is called unstable with a probability of at most `level`, however many replicas there are.
+    Stable: its fraction of failures is at most `tolerated`, by the one-sided Clopper-Pearson bound at
+    1 - level. Unstable: it is not, and the fraction is above `healthy` by the same bound on the other side.
+    So a model that fails as rarely as `healthy` is called unstable, and one that fails more often than
+    `tolerated` stable, with a probability of at most `level` each, however many replicas there are: the two
+    risks of acceptance sampling (Dodge & Romig, Bell Syst. Tech. J. 8, 613 (1929)).
     """
     low, high = clopper_pearson(failures, replicas, 1.0 - 2.0 * level)
-    return "unstable" if low > limit else "stable" if high <= limit else "not decided"
+    return "stable" if high <= tolerated else "unstable" if low > healthy else "not decided"
 
 
-def replicas_to_decide(limit: float, level: float) -> int:
-    """Replicas of which none may fail for `decision` to be "stable": (1 - limit)^n ≤ level."""
-    return int(np.ceil(np.log(level) / np.log1p(-limit)))
+def replicas_to_decide(tolerated: float, level: float) -> int:
+    """Replicas of which none may fail for `decision` to be "stable": (1 - tolerated)^n ≤ level."""
+    return int(np.ceil(np.log(level) / np.log1p(-tolerated)))
 
 
 def log_rank(times_ps: Sequence[np.ndarray], failed: Sequence[np.ndarray]) -> Comparison:
@@ -164,16 +167,14 @@ def log_rank(times_ps: Sequence[np.ndarray], failed: Sequence[np.ndarray]) -> Co
     k = len(times)
     if k < 2:
         raise ValueError(f"the log-rank test compares two groups or more, found {k}")
-    excess, covariance = np.zeros(k), np.zeros((k, k))
-    for t in np.unique(np.concatenate([t[f] for t, f in zip(times, known, strict=True)])):
-        n = np.array([(own >= t).sum() for own in times], float)
-        d = sum(int((f & (own == t)).sum()) for own, f in zip(times, known, strict=True))
-        own = np.array([(f & (own == t)).sum() for own, f in zip(times, known, strict=True)], float)
-        total = n.sum()
-        share = n / total
-        excess += own - d * share
-        if total > 1:
-            covariance += d * (total - d) / (total - 1) * (np.diag(share) - np.outer(share, share))
+    events = np.unique(np.concatenate([t[f] for t, f in zip(times, known, strict=True)]))[:, None]
+    n = np.stack([(own >= events).sum(axis=1) for own in times], axis=1)
+    own = np.stack([(f & (t == events)).sum(axis=1) for t, f in zip(times, known, strict=True)], axis=1)
+    total, d = n.sum(axis=1), own.sum(axis=1)
+    share = n / total[:, None]
+    excess = (own - d[:, None] * share).sum(axis=0)
+    weight = d * (total - d) / np.maximum(total - 1, 1)
+    covariance = np.diag(weight @ share) - np.einsum("e,ei,ej->ij", weight, share, share)
     inverse = np.linalg.pinv(covariance[1:, 1:], hermitian=True)
     dof = int(np.linalg.matrix_rank(covariance[1:, 1:], hermitian=True))
     statistic = float(excess[1:] @ inverse @ excess[1:])

@@ -91,29 +91,32 @@ def test_clopper_pearson_needs_trials():
         survival.clopper_pearson(0, 0, 0.95)
 
 
-@pytest.mark.parametrize("limit", [0.01, 0.05, 0.3])
-@pytest.mark.parametrize("replicas", [5, 18, 64])
-def test_decision_keeps_its_level_exactly(limit, replicas):
-    """At the limit itself, the chance of either wrong word, summed over the binomial, is within the level."""
-    words = [survival.decision(k, replicas, limit, 0.02) for k in range(replicas + 1)]
-    chance = stats.binom.pmf(np.arange(replicas + 1), replicas, limit)
-    assert sum(c for w, c in zip(words, chance, strict=True) if w == "unstable") <= 0.02
-    assert sum(c for w, c in zip(words, chance, strict=True) if w == "stable") <= 0.02
+@pytest.mark.parametrize(("healthy", "tolerated"), [(0.001, 0.05), (0.05, 0.05), (0.01, 0.3)])
+@pytest.mark.parametrize("replicas", [5, 18, 64, 500])
+def test_decision_keeps_its_level_exactly(healthy, tolerated, replicas):
+    """The chance of the wrong word at either limit, summed over the binomial, is within the level."""
+    k = np.arange(replicas + 1)
+    words = np.array([survival.decision(int(f), replicas, healthy, tolerated, 0.02) for f in k])
+    assert stats.binom.pmf(k, replicas, healthy)[words == "unstable"].sum() <= 0.02
+    assert stats.binom.pmf(k, replicas, tolerated)[words == "stable"].sum() <= 0.02
     assert words[-1] == "unstable"
 
 
-def test_replicas_to_decide():
+def test_decision_at_known_numbers():
+    """One of 5 that fails is more than a thousandth of all allows (p = 0.005), one of 50 is not (0.049)."""
+    assert survival.decision(1, 5, 0.001, 0.05, 0.01) == "unstable"
+    assert survival.decision(1, 50, 0.001, 0.05, 0.01) == "not decided"
     n = survival.replicas_to_decide(0.05, 0.05)
     assert n == 59
-    assert survival.decision(0, n, 0.05, 0.05) == "stable"
-    assert survival.decision(0, n - 1, 0.05, 0.05) == "not decided"
+    assert survival.decision(0, n, 0.001, 0.05, 0.05) == "stable"
+    assert survival.decision(0, n - 1, 0.001, 0.05, 0.05) == "not decided"
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_log_rank_of_two_groups_is_scipys(seed):
     (a, fa), (b, fb) = sample(30, seed), sample(25, seed + 100, rate=2.0)
     data = [stats.CensoredData(t[f], right=t[~f]) for t, f in ((a, fa), (b, fb))]
-    known = stats.logrank(*data)
+    known = stats.logrank(x=data[0], y=data[1])
     found = survival.log_rank([a, b], [fa, fb])
     assert found.statistic == pytest.approx(known.statistic**2) and found.count == 1
     assert found.p == pytest.approx(known.pvalue)
