@@ -1,6 +1,6 @@
 """Sections of the configuration that are about what is done with a model: MD, audit, export, ablation."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -61,16 +61,20 @@ class Observables(Section):
     discard_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
+Check = Literal["conservation", "scaling", "timesteps", "temperatures", "configurational", "holes", "mirror"]
+"""Checks of the audit besides survival and kinetic temperature."""
+
+
 class Audit(Section):
-    """The verdict and its checks. Each of `checks` can be left out; what a run needs is stated with it.
+    """The verdict and its checks, each of which can be left out of `checks`.
 
     A model is stable when at most max_unstable_fraction of its replicas fail, and unstable when more than
-    healthy_unstable_fraction do; false_alarm is the chance that a healthy model fails the verdict, over all of
-    its statistical checks. undecided_fails: too few replicas to tell counts as a failure.
+    healthy_unstable_fraction do; false_alarm is the chance that a healthy model fails the verdict, over all
+    of its statistical checks. undecided_fails: too few replicas to tell counts as a failure.
     calibrate: with --model, criteria that the reference breaks are loosened to what it does.
-    Checks: conservation (NVE drift), scaling (its energy error against dt²), timesteps and temperatures (short
-    runs at multiples of those of `sim`), configurational (temperature), holes (perturbed reference frames),
-    mirror (images of reference frames).
+    Checks: conservation (NVE drift), scaling (its energy error against dt²), timesteps and temperatures
+    (short runs at multiples of those of `sim`), configurational (temperature), holes (perturbed reference
+    frames), mirror (images of reference frames).
     max_disagreement_ratio: of an ensemble's forces, simulated over validation frames, before a warning.
     """
 
@@ -80,11 +84,7 @@ class Audit(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     false_alarm: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     calibrate: bool = True
-    checks: list[
-        Literal[
-            "conservation", "scaling", "timesteps", "temperatures", "configurational", "holes", "mirror",
-        ]
-    ] = ["conservation", "scaling", "timesteps", "temperatures", "configurational", "holes", "mirror"]  # fmt: skip
+    checks: list[Check] = list(get_args(Check))
     nve_duration_ps: Positive = 5.0
     nve_timestep_fs: Positive = 1.0
     nve_replicas: Count = 4

@@ -136,6 +136,22 @@ def clopper_pearson(successes: int, trials: int, confidence: float) -> tuple[flo
     return low, high
 
 
+def wilson_interval(successes: int, trials: int, confidence: float) -> tuple[float, float]:
+    """Wilson's score interval of a proportion: shorter than the exact one, and right on average only.
+
+    Differences of two proportions are made of it (Newcombe), not verdicts. Wilson, J. Am. Stat. Assoc. 22,
+    209 (1927). Raises ValueError without trials.
+    """
+    if trials < 1:
+        raise ValueError("a proportion of no trials has no interval")
+    z = float(norm.ppf(0.5 + 0.5 * confidence))
+    p = successes / trials
+    centre = p + z * z / (2 * trials)
+    half = z * np.sqrt(p * (1 - p) / trials + z * z / (4 * trials**2))
+    scale = 1 + z * z / trials
+    return float(max(0.0, (centre - half) / scale)), float(min(1.0, (centre + half) / scale))
+
+
 def decision(failures: int, replicas: int, healthy: float, tolerated: float, level: float) -> Decision:
     """Whether a model is stable, unstable, or not known to be either, from failures of its replicas.
 

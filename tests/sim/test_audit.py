@@ -51,3 +51,38 @@ def test_constant_energy_run_is_double_whatever_the_default():
     bonded = pack([topology_from_species([0, 0])])
     with pytest.raises(ValueError, match="bonds"):
         checks(bonded, np.zeros(0), Criteria())
+
+
+def test_excess_is_what_noise_does_not_explain():
+    """10 K off with an error of 2 K: 6 K remain after two errors; with one of 6 K nothing does."""
+    assert audit.excess(audit.Estimate(310.0, 2.0), 300.0, 2.0) == pytest.approx(6.0)
+    assert audit.excess(audit.Estimate(290.0, 2.0), 300.0, 2.0) == pytest.approx(6.0)
+    assert audit.excess(audit.Estimate(310.0, 6.0), 300.0, 2.0) == 0.0
+    assert audit.excess(audit.Estimate(310.0, float("nan")), 300.0, 2.0) == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("replicas", [3, 12])
+def test_allowed_errors_keep_their_level_with_few_replicas(replicas):
+    """Means of normal replicas: beyond the allowed errors in 2 % of 20,000 trials, four errors (6e-5)."""
+    x = np.random.default_rng(0).normal(size=(20_000, replicas))
+    t = np.abs(x.mean(axis=1)) / (x.std(axis=1, ddof=1) / np.sqrt(replicas))
+    alarms = np.mean(t > audit.allowed_errors(0.02, replicas))
+    assert abs(alarms - 0.02) < 4 * np.sqrt(0.02 * 0.98 / 20_000)
+    assert audit.allowed_errors(0.02, 1) == 0.0
+
+
+@pytest.mark.parametrize("dt_fs", [4.0, 8.0])
+def test_fluctuation_of_a_harmonic_well_is_of_second_order(dt_fs):
+    """Four beads of 71 g/mol in a well of 20 kcal/mol/Å²: twice the step, four times the fluctuation."""
+    system = analytic.free_beads(4)
+    limits = checks(system, np.zeros(0), Criteria(max_force_kcal_mol_A=1e6, max_kinetic_kT=1e3))
+    runs = [
+        audit.constant_energy_run(
+            analytic.harmonic, {"k": 20.0}, system, np.ones((4, 3)), np.full(4, 0.6), 0,
+            units.from_fs(step), units.from_fs(4000.0), 0.0, limits,
+        )
+        for step in (dt_fs, 2 * dt_fs)
+    ]  # fmt: skip
+    fine, coarse = (audit.fluctuations(total, alive) for _, total, alive, _ in runs)
+    np.testing.assert_allclose(audit.order(coarse, fine, 2.0), 2.0, atol=0.2)
+    assert np.isnan(audit.fluctuations(np.ones((3, 1)), np.array([[True], [True], [False]]))).all()

@@ -86,9 +86,16 @@ def test_clopper_pearson_is_scipys_exact_interval(k, n):
     assert found == pytest.approx((known.low, known.high))
 
 
-def test_clopper_pearson_needs_trials():
+@pytest.mark.parametrize("interval", [survival.clopper_pearson, survival.wilson_interval])
+def test_a_proportion_needs_trials(interval):
     with pytest.raises(ValueError, match="no trials"):
-        survival.clopper_pearson(0, 0, 0.95)
+        interval(0, 0, 0.95)
+
+
+@pytest.mark.parametrize(("k", "n"), [(10, 10), (0, 10), (5, 10), (31, 32)])
+def test_wilson_interval_is_scipys(k, n):
+    known = stats.binomtest(k, n).proportion_ci(0.9, method="wilson")
+    assert survival.wilson_interval(k, n, 0.9) == pytest.approx((known.low, known.high))
 
 
 @pytest.mark.parametrize(("healthy", "tolerated"), [(0.001, 0.05), (0.05, 0.05), (0.01, 0.3)])
