@@ -129,15 +129,20 @@ def references(domains: Sequence[Domain], temperature_K: float) -> list[Referenc
     return found
 
 
-def audited(subject: Subject, thresholds: Sequence[Threshold], cfg: Audit, console: Console) -> Audited:
-    """The verdict and every check that the configuration asks for."""
+def audited(
+    subject: Subject, thresholds: Sequence[Threshold], cfg: Audit, console: Console, loosened: bool = False
+) -> Audited:
+    """The verdict and every check that the configuration asks for.
+
+    loosened: the replicas were judged by the thresholds `used`, not by those `given`.
+    """
     verdict = judged(subject.found, subject.duration_ps, cfg.confidence)
     places = {id(o): subject.place(o) for o in subject.found if not o.stable}
     parts = {name: CHECKS[name](subject, cfg, console) for name in CHECKS if name in cfg.checks}
     findings = [
         survival_finding(verdict, cfg),
         temperature_finding(verdict, subject.sim.temperature_K, cfg),
-        criteria_finding(thresholds),
+        criteria_finding(thresholds, loosened),
         *(f for part in parts.values() for f in part.findings),
     ]
     passed = all(f.passed is not False for f in findings)
@@ -186,20 +191,17 @@ def audited(subject: Subject, thresholds: Sequence[Threshold], cfg: Audit, conso
     return Audited(verdict, findings, content, sections)
 
 
-def criteria_finding(thresholds: Sequence[Threshold]) -> Finding:
+def criteria_finding(thresholds: Sequence[Threshold], loosened: bool) -> Finding:
     """How many of the criteria in use are broken by what the reference itself does."""
-    tight = [t.name for t in thresholds if _tighter(t)]
-    says = (
-        f"{', '.join(tight)}: the reference itself comes close, so failures by them may be none of the model"
-        if tight
-        else "the reference stays within all of them, with the usual margin"
-    )
-    return Finding("criteria_tighter_than_reference", float(len(tight)), None, None, "", None, says)
-
-
-def _tighter(t: Threshold) -> bool:
-    """Whether a criterion as used by the replicas is tighter than the data-driven one."""
-    return t.given != t.used
+    tight = [t.name for t in thresholds if t.given != t.used]
+    if not tight:
+        says = "the reference stays within all of them, with the usual margin"
+    elif loosened:
+        says = f"loosened to what the reference does: {', '.join(tight)}"
+    else:
+        says = f"the reference comes close to {', '.join(tight)}: failures by it may be none of the model"
+    count = 0 if loosened else len(tight)
+    return Finding("criteria_tighter_than_reference", float(count), None, None, "", None, says)
 
 
 def record(into: Record, found: Audited, prefix: str = "") -> None:
@@ -309,8 +311,8 @@ def _criteria_section(verdict: Verdict, thresholds: Sequence[Threshold]) -> Sect
         f"{c.hazard_per_ns.low:.3g} to {c.hazard_per_ns.high:.3g})"
         for name, c in verdict.criteria.items()
     )
-    rows = [(t.name, t.given, t.data, t.used, "yes" if _tighter(t) else "no") for t in thresholds]
-    columns = ("criterion", "as given", "by the reference", "looser of both", "reference breaks it")
+    rows = [(t.name, t.given, t.data, t.used, "yes" if t.given != t.used else "no") for t in thresholds]
+    columns = ("criterion", "as given", "by the reference", "looser of both", "reference comes close")
     text = f"Failures by criterion, with hazards, the other criteria censored. {told or 'None'}."
     return Section("Criteria", text, Table(columns, rows))
 

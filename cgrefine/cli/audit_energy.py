@@ -81,14 +81,7 @@ def conservation(subject: Subject, cfg: Audit, console: Console) -> Part:
     drift = conserved(subject, replicas, cfg.nve_timestep_fs, cfg.nve_duration_ps, console)
     beads = np.array([len(r.start) for r in replicas])
     per_bead = audit.mean_and_stderr(drift.slope / beads)
-    lived = int(np.isfinite(drift.slope).sum())
-    limit, unit = cfg.max_nve_drift_kcal_mol_ns_bead, "kcal/mol/ns a bead"
-    if lived:
-        value = audit.excess(per_bead, 0.0, audit.allowed_errors(level(cfg), lived))
-        says = f"{with_error(per_bead)} {unit} in {lived} replicas; the value is what noise does not explain"
-        found = Finding("nve_drift", value, _error(per_bead), limit, unit, value <= limit, says)
-    else:
-        found = Finding("nve_drift", None, None, limit, unit, None, "no replica lived without a thermostat")
+    found = drift_finding(drift.slope / beads, cfg)
     names = [(r.domain.name, r.index) for r in replicas]
     content = {
         "timestep_fs": cfg.nve_timestep_fs,
@@ -119,21 +112,24 @@ def conservation(subject: Subject, cfg: Audit, console: Console) -> Part:
     return Part([found], content, [section])
 
 
+def drift_finding(slopes: np.ndarray, cfg: Audit) -> Finding:
+    """The drift of replicas (r,), kcal/mol/ns a bead, against its limit; NaN: the replica failed."""
+    limit, unit, lived = cfg.max_nve_drift_kcal_mol_ns_bead, "kcal/mol/ns a bead", np.isfinite(slopes).sum()
+    if not lived:
+        return Finding("nve_drift", None, None, limit, unit, None, "no replica lived without a thermostat")
+    mean = audit.mean_and_stderr(slopes)
+    value = audit.excess(mean, 0.0, audit.allowed_errors(level(cfg), int(lived)))
+    says = f"{with_error(mean)} {unit} in {lived} replicas; the value is what noise does not explain"
+    return Finding("nve_drift", value, _error(mean), limit, unit, value <= limit, says)
+
+
 def scaling(subject: Subject, cfg: Audit, console: Console) -> Part:
     """Order in the time step of the fluctuation of the total energy, from the same starts and momenta."""
     replicas = nve_replicas(subject, cfg.nve_replicas)
     steps = [factor * cfg.nve_timestep_fs for factor in sorted(cfg.scaling_factors)]
     runs = [conserved(subject, replicas, step, cfg.scaling_duration_ps, console) for step in steps]
     orders = audit.order(runs[-1].fluctuation, runs[0].fluctuation, steps[-1] / steps[0])
-    found, lived = audit.mean_and_stderr(orders), int(np.isfinite(orders).sum())
-    limit = cfg.min_scaling_order
-    if lived:
-        below = audit.excess(found, limit, audit.allowed_errors(level(cfg), lived))
-        passed = found.value >= limit or below == 0.0
-        says = f"energy fluctuation ∝ dt^p: p = {with_error(found)}, 2 for the forces of a smooth energy"
-        finding = Finding("scaling_order", found.value, _error(found), limit, "", passed, says)
-    else:
-        finding = Finding("scaling_order", None, None, limit, "", None, "no replica lived at all time steps")
+    finding, found = order_finding(orders, cfg), audit.mean_and_stderr(orders)
     rows, entries = [], []
     for step, run in zip(steps, runs, strict=True):
         fluctuation, drift = audit.mean_and_stderr(run.fluctuation), run.mean
@@ -149,6 +145,18 @@ def scaling(subject: Subject, cfg: Audit, console: Console) -> Part:
     columns = ("time step, fs", "fluctuation of the energy, kcal/mol", "drift, kcal/mol/ns")
     text = f"{finding.says}. Constant-energy runs of {cfg.scaling_duration_ps:g} ps from the same starts."
     return Part([finding], content, [Section("Energy error and time step", text, Table(columns, rows))])
+
+
+def order_finding(orders: np.ndarray, cfg: Audit) -> Finding:
+    """The order of replicas (r,) against the least that is allowed; NaN: the replica failed."""
+    limit, lived = cfg.min_scaling_order, int(np.isfinite(orders).sum())
+    if not lived:
+        return Finding("scaling_order", None, None, limit, "", None, "no replica lived at all time steps")
+    mean = audit.mean_and_stderr(orders)
+    noise = audit.allowed_errors(level(cfg), lived)
+    passed = mean.value >= limit or audit.excess(mean, limit, noise) == 0.0
+    says = f"energy fluctuation ∝ dt^p: p = {with_error(mean)}, 2 for the forces of a smooth energy"
+    return Finding("scaling_order", mean.value, _error(mean), limit, "", passed, says)
 
 
 def configurational(subject: Subject, cfg: Audit, console: Console) -> Part:

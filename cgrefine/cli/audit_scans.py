@@ -70,8 +70,8 @@ def temperatures(subject: Subject, cfg: Audit, console: Console) -> Part:
 def _part(run: Trial, own: slice) -> Trial:
     """Some of the replicas of a trial, without positions."""
     return Trial(
-        run.time_ps[own], run.status[own], run.frame_ps, run.temperature_K[:, own], run.potential[:, own],
-        run.alive[:, own], np.zeros((0, 3)),
+        run.length_ps, run.time_ps[own], run.status[own], run.frame_ps, run.temperature_K[:, own],
+        run.potential[:, own], run.alive[:, own], np.zeros((0, 3)),
     )  # fmt: skip
 
 

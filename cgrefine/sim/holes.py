@@ -187,7 +187,7 @@ def _hinge_path(
         )
         hinge = int(between[np.argmin(np.abs(arms[0] - arms[1]))])
     a, b = frame[i] - frame[hinge], frame[k] - frame[hinge]
-    length_a, length_b = np.linalg.norm(a), np.linalg.norm(b)
+    length_a, length_b = float(np.linalg.norm(a)), float(np.linalg.norm(b))
     axis = np.cross(b, a)
     if np.linalg.norm(axis) < 1e-6 * length_a * length_b:
         return None

@@ -14,10 +14,12 @@ from cgrefine.system import System
 class Trial(NamedTuple):
     """What became of g replicas in n packed beads over s saved frames.
 
-    time_ps (g,): of the failure, or of the end; status (g,); temperature_K, potential, alive (s, g), see
-    `Chunk`; last (n, 3) Å: the end of the living, and the state one step before failure of the others.
+    length_ps: of the run; time_ps (g,): of the failure, or of the end; status (g,); temperature_K, potential,
+    alive (s, g), see `Chunk`; last (n, 3) Å: the end of the living, and the state one step before failure of
+    the others.
     """
 
+    length_ps: float
     time_ps: np.ndarray
     status: np.ndarray
     frame_ps: np.ndarray
@@ -48,7 +50,7 @@ def trial(
         np.concatenate([getattr(c, name) for c in kept])
         for name in ("time_ps", "temperature_K", "potential", "alive")
     ]
-    return Trial(times, end.status, *joined, last=last)
+    return Trial(duration_ps, times, end.status, *joined, last=last)
 
 
 class Place(NamedTuple):

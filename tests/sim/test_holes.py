@@ -13,7 +13,7 @@ from tests.chains import ideal_helix, random_chain
 N = 9
 KT = 0.6
 LIMITS = Limits(bond_A=0.3, second_A=3.8, overlap_A=2.8, overlap_separation=3)
-CHAIN = topology_from_species(planted.species(N))
+CHAIN = planted.topology(N)
 
 
 def distance(x, pair):
@@ -87,13 +87,12 @@ def test_the_healthy_chain_has_no_hole():
 
 
 def planted_search(params):
-    frames = np.stack([ideal_helix(N), random_chain(N, 5)])
+    frames = planted.frames(N, 2, KT, 5)
     found = []
     for frame in frames:
         every = holes.paths(CHAIN, frame, np.full(N - 1, 3.8), LIMITS)
-        every = [p for p in every if p.kind == "bond"]
         structures = np.concatenate([p.structures for p in every])
-        u = evaluation.energies(planted.MODEL, params, CHAIN, structures, 0.0).sum(axis=1)
+        u = evaluation.energies(planted.MODEL, params, CHAIN, structures, planted.REACH_A).sum(axis=1)
         ends = np.cumsum([len(p.distance_A) for p in every])[:-1]
         judged = [holes.hole_of_path(p, e, KT, LIMITS) for p, e in zip(every, np.split(u, ends), strict=True)]
         found += [h for h in judged if h is not None]
