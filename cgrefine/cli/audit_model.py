@@ -94,12 +94,13 @@ def _build(stage: Stage, models: Sequence[str], dataset: Dataset, config: Config
     sim, cfg = config.sim, config.audit
     assert sim is not None
     domains = chosen_domains(dataset, sim)
-    criteria, thresholds = calibrated(references(domains, sim.temperature_K), sim.criteria)
+    replicas = assigned(domains, sim)
+    bead_steps = sum(len(r.start) for r in replicas) * 1000.0 * sim.duration_ps / sim.timestep_fs
+    criteria, thresholds = calibrated(references(domains, sim.temperature_K), sim.criteria, bead_steps)
     if cfg.calibrate:
         sim = sim.model_copy(update={"criteria": criteria})
     for t in thresholds:
-        console.say(f"{t.name}: given {t.given:.4g}, by the reference {t.data:.4g}, used {t.used:.4g}")
-    replicas = assigned(domains, sim)
+        console.say(f"{t.name}: given {t.given:.4g}, by the data {t.data:.4g}, used {t.used:.4g}")
     found = {}
     for index, name in enumerate(models):
         folder = stage.path / f"model{index}"

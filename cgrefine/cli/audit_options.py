@@ -15,10 +15,10 @@ from cgrefine.errors import InputError
 
 def check_options(config: Path | None, models: Sequence[str] | None, reference: Path | None) -> None:
     """Raise InputError unless there is a configuration, or a model with a reference."""
-    if not models and config is None:
-        raise InputError("audit: nothing to audit; give a CONFIG of a run, or --model with --reference")
     if not models and reference is not None:
         raise InputError("audit: --reference is the data set for --model, which is not given")
+    if not models and config is None:
+        raise InputError("audit: nothing to audit; give a CONFIG of a run, or --model with --reference")
     if models and reference is None:
         raise InputError("audit: --model needs the data set that it is held against: give --reference")
     if models and len(set(models)) < len(models):

@@ -5,12 +5,14 @@ Data-driven thresholds, with q the quantiles of all values in the reference fram
     i,i+2 distance      q(1e-5) - 0.5 Å
     overlap             q(1e-5) - 0.8 Å of the separated pairs
     force on a bead     10 q(0.9999)
+    kinetic energy      what no bead of a run exceeds by chance, see `highest_kinetic_kT`
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import chi2
 
 from cgrefine.config.running import Criteria
 from cgrefine.residues import N_SPECIES, PRO
@@ -22,6 +24,10 @@ RARE = 1e-5
 
 SMALLEST_A = 0.1
 """No distance criterion is loosened below this."""
+
+
+CHANCE = 1e-3
+"""Chance that any bead of a healthy run exceeds the kinetic energy allowed."""
 
 
 class Threshold(NamedTuple):
@@ -41,9 +47,12 @@ class Reference(NamedTuple):
     forces: np.ndarray
 
 
-def calibrated(references: Sequence[Reference], given: Criteria) -> tuple[Criteria, list[Threshold]]:
-    """The criteria loosened to what all references allow, and how each came about.
+def calibrated(
+    references: Sequence[Reference], given: Criteria, bead_steps: float
+) -> tuple[Criteria, list[Threshold]]:
+    """The criteria loosened to what all references and a healthy run allow, and how each came about.
 
+    bead_steps: beads of all replicas times the steps of the run.
     The limits on Rg are dropped when a reference frame is outside them (threshold 1 → 0).
     """
     values = [_of_one(r, given.overlap_separation) for r in references]
@@ -53,6 +62,7 @@ def calibrated(references: Sequence[Reference], given: Criteria) -> tuple[Criter
         "second_neighbor_min_A": _quantile(second, RARE, np.inf) - 0.5,
         "overlap_min_A": _quantile(overlap, RARE, np.inf) - 0.8,
         "max_force_kcal_mol_A": 10.0 * _quantile(force, 0.9999, -np.inf),
+        "max_kinetic_kT": highest_kinetic_kT(bead_steps),
     }
     used = {
         name: max(SMALLEST_A, min(getattr(given, name), value))
@@ -64,6 +74,14 @@ def calibrated(references: Sequence[Reference], given: Criteria) -> tuple[Criter
     rows = [Threshold(name, getattr(given, name), data[name], used[name]) for name in data]
     rows.append(Threshold("size_limits", float(given.size_limits), float(sized), float(sized)))
     return given.model_copy(update={**used, "size_limits": sized}), rows
+
+
+def highest_kinetic_kT(bead_steps: float) -> float:
+    """Kinetic energy, kT, that one of so many beads and steps exceeds with a probability of CHANCE at most.
+
+    2 K/kT of a bead is χ² with 3 degrees of freedom; steps count as independent, which errs to the high side.
+    """
+    return float(0.5 * chi2.isf(CHANCE / bead_steps, 3))
 
 
 def _of_one(reference: Reference, separation: int) -> tuple[np.ndarray, ...]:

