@@ -64,7 +64,7 @@ def epochs_text(found: Reached) -> str:
 
 def stable_text(variant: Variant) -> str:
     """Stable replicas of all, with the Wilson interval."""
-    low, high = variant.verdict.interval
+    low, high = variant.verdict.wilson
     return f"{variant.verdict.stable} of {variant.replicas} [{low:.2f}, {high:.2f}]"
 
 
@@ -217,7 +217,7 @@ def _survival(study: Ablation) -> Figure:
         times = np.r_[0.0, verdict.survival.times_ps, verdict.duration_ps]
         colour = _colour(study, name)
         ax.step(times, np.r_[fraction, fraction[-1]], where="post", color=colour, label=name)
-        low, high = verdict.interval
+        low, high = verdict.wilson
         ax.vlines(
             verdict.duration_ps * (1.01 + 0.01 * index), low, high, color=colour, linewidth=3, alpha=0.4
         )

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from cgrefine.cli.ablate_runs import STAGES, Run
-from cgrefine.cli.audit import Verdict, judged
+from cgrefine.cli.audit_verdict import Verdict, judged
 from cgrefine.sim.audit import mean_and_stderr
 
 TARGET_MARGIN = 1.02
@@ -139,7 +139,7 @@ def stability_difference(one: "Variant", other: "Variant") -> Difference:
     Newcombe, Stat. Med. 17, 873 (1998), method 10.
     """
     p, q = (v.verdict.stable / v.replicas for v in (one, other))
-    (p_low, p_high), (q_low, q_high) = one.verdict.interval, other.verdict.interval
+    (p_low, p_high), (q_low, q_high) = one.verdict.wilson, other.verdict.wilson
     return Difference(
         p - q, p - q - math.hypot(p - p_low, q_high - q), p - q + math.hypot(p_high - p, q - q_low)
     )
@@ -205,7 +205,7 @@ def content(study: Ablation) -> dict[str, Any]:
 
 
 def _variant_content(v: Variant, confidence: float) -> dict[str, Any]:
-    low, high = v.verdict.interval
+    low, high = v.verdict.wilson
     return {
         "metrics": {name: {**s._asdict(), "measured": s.measured} for name, s in v.metrics.items()},
         "epochs_to_target": {**v.reached._asdict(), "reached": v.reached.reached},

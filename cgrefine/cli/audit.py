@@ -1,76 +1,107 @@
-"""`cgrefine audit`: how stable the simulations were, with intervals, and whether the energy is conserved."""
+"""`cgrefine audit`: how stable the simulations were, with intervals, and whether the energy is sound.
 
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+audit.json, of one force field (lengths in Å, energies in kcal/mol or kT where the name says so):
+    format, verdict                 the format's number; the verdict in words
+    passed                          whether every check passed
+    decision                        stable, unstable or not decided: see `survival.decision`
+    replicas                        rows of replicas.csv; `place` of failures: beads, names, value, limit
+    stable_fraction                 value, interval (Clopper-Pearson), confidence
+    hazard_per_ns                   value, low, high (Garwood)
+    median_survival_ps              value, lower_bound
+    survival                        Kaplan-Meier: times_ps, surviving, low, high, at_risk, failures
+    criteria                        by status: failures, survival (the others censored), incidence, hazard
+    thresholds                      criteria as given, as the reference has them, as used
+    temperature_K                   kinetic: value, stderr
+    checks                          by name: value, stderr, limit, unit, passed (null: a statement), says
+    constant_energy, scaling, timesteps, temperatures, configurational, holes, mirror
+                                    numbers of each check that was made (`conservation` is constant_energy)
+    ensemble                        disagreement of the members of an ensemble, where there is one
+With several force fields: format, models (by name, each as above) and comparison.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from cgrefine import units
-from cgrefine.artifacts import Stage, read_json, write_json
+from cgrefine.artifacts import Record, Stage, read_json, write_json
+from cgrefine.cli.audit_energy import configurational, conservation, mirror, scaling
 from cgrefine.cli.audit_ensemble import Doubt, doubt
+from cgrefine.cli.audit_holes import holes
+from cgrefine.cli.audit_scans import temperatures, timesteps
+from cgrefine.cli.audit_subject import Part, Subject, place_name
+from cgrefine.cli.audit_verdict import (
+    Finding,
+    Verdict,
+    decided,
+    judged,
+    survival_finding,
+    temperature_finding,
+    with_error,
+)
 from cgrefine.cli.console import Console
 from cgrefine.cli.force_field import trained_at
-from cgrefine.cli.simulate import Outcome, Replica, packed, read_outcomes
-from cgrefine.config.running import Audit, Sim
+from cgrefine.cli.observe import reference_groups
+from cgrefine.cli.simulate import read_outcomes
+from cgrefine.config.running import Audit
 from cgrefine.config.schema import Config
-from cgrefine.data.store import open_dataset
-from cgrefine.fm.forcefield import ForceField
+from cgrefine.data.store import Domain, open_dataset
 from cgrefine.report.page import Section, Table, figure, save_figure, write_page
-from cgrefine.sim import audit
-from cgrefine.sim.audit import Estimate, Median, Survival
-from cgrefine.sim.trajectory import read_frames
+from cgrefine.sim.calibration import Reference, Threshold, calibrated
 from cgrefine.status import REASONS, Status
 
+FORMAT = 2
+REFERENCE_FRAMES = 2000
+"""Reference frames of a protein that thresholds are calibrated on."""
 
-@dataclass(frozen=True)
-class Verdict:
-    """Stability of the Langevin replicas. times_ps: of failure, or of the end where there was none."""
+CHECKS: dict[str, Callable[[Subject, Audit, Console], Part]] = {
+    "conservation": conservation,
+    "scaling": scaling,
+    "timesteps": timesteps,
+    "temperatures": temperatures,
+    "configurational": configurational,
+    "holes": holes,
+    "mirror": mirror,
+}
+ENTRY = {"conservation": "constant_energy"}
+"""Where a check stands in audit.json, if not under its own name."""
 
-    sentence: str
-    stable: int
-    interval: tuple[float, float]
-    survival: Survival
-    median: Median
-    temperature: Estimate
-    duration_ps: float
 
+class Audited(NamedTuple):
+    """One force field: verdict, findings in order, its part of audit.json, and sections of its page."""
 
-@dataclass(frozen=True)
-class Drift:
-    """Constant-energy run: time (s,), deviation (s, r) kcal/mol, slope (r,) kcal/mol/ns, status (r,)."""
-
-    replicas: Sequence[Replica]
-    time_ps: np.ndarray
-    deviation: np.ndarray
-    slope: np.ndarray
-    status: np.ndarray
-
-    @property
-    def mean(self) -> Estimate:
-        """Mean slope over the replicas that lived, and its standard error."""
-        return audit.mean_and_stderr(self.slope)
+    verdict: Verdict
+    findings: Sequence[Finding]
+    content: dict[str, Any]
+    sections: Sequence[Section]
 
 
 def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     """Read prepare/, train/forcefield and simulate/; write audit.json, figures and report.html."""
     sim, cfg = config.sim, config.audit
     assert sim is not None
-    found = read_outcomes(root / "simulate" / "replicas.csv")
-    duration = read_json(root / "simulate" / "metrics.json")["metrics"]["duration_ps"]["value"]
-    verdict = judged(found, duration, cfg.confidence)
-    force_field = trained_at(root / "train", sim.temperature_K, console)
-    drift = conserved(force_field, nve_replicas(found, root, cfg.nve_replicas), sim, cfg, console)
-    doubtful = doubt(root, found, sim.temperature_K)
-    _record(stage, verdict, drift, found, sim, cfg)
-    content = _content(verdict, drift, found, cfg)
-    sections = []
+    subject = Subject(
+        force_field=trained_at(root / "train", sim.temperature_K, console),
+        dataset=open_dataset(root / "prepare"),
+        sim=sim,
+        folder=root / "simulate",
+        found=read_outcomes(root / "simulate" / "replicas.csv"),
+        duration_ps=read_json(root / "simulate" / "metrics.json")["metrics"]["duration_ps"]["value"],
+    )
+    domains = subject.domains()
+    beads = sum(subject.dataset.domain(o.domain).n_beads for o in subject.found)
+    bead_steps = beads * 1000.0 * subject.duration_ps / sim.timestep_fs
+    _, thresholds = calibrated(references(domains, sim.temperature_K), sim.criteria, bead_steps)
+    found = audited(subject, thresholds, cfg, console)
+    record(stage.record, found)
+    sections = list(found.sections)
+    doubtful = doubt(root, subject.found, sim.temperature_K)
     if doubtful is not None:
         stage.record.metric("disagreement_ratio", doubtful.ratio)
-        content["ensemble"] = {
+        found.content["ensemble"] = {
             "ratio": doubtful.ratio,
             "frames": doubtful.frames,
             "validation_kcal_mol_A": doubtful.validation._asdict(),
@@ -79,9 +110,213 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
         sections.append(_ensemble_section(doubtful, cfg))
         if doubtful.ratio > cfg.max_disagreement_ratio:
             console.result(f"warning: {sections[-1].text}")
-    write_json(stage.path / "audit.json", content)
-    _write_report(stage, verdict, drift, found, sections)
-    console.say(verdict.sentence)
+    write_json(stage.path / "audit.json", found.content)
+    write_figures(stage.path, found.verdict)
+    write_page(stage.path / "report.html", "Stability audit", sections)
+    console.say(found.verdict.sentence)
+
+
+def references(domains: Sequence[Domain], temperature_K: float) -> list[Reference]:
+    """Reference frames and forces of each domain at the nearest temperature, evenly spread."""
+    found = []
+    for domain in domains:
+        kelvin, _ = reference_groups(domain, temperature_K)
+        frames = np.flatnonzero(np.asarray(domain.temperature_K) == kelvin)
+        chosen = frames[:: -(-len(frames) // REFERENCE_FRAMES)]
+        found.append(
+            Reference(
+                domain.topology, np.asarray(domain.positions[chosen]), np.asarray(domain.forces[chosen])
+            )
+        )
+    return found
+
+
+def audited(
+    subject: Subject, thresholds: Sequence[Threshold], cfg: Audit, console: Console, loosened: bool = False
+) -> Audited:
+    """The verdict and every check that the configuration asks for.
+
+    loosened: the replicas were judged by the thresholds `used`, not by those `given`.
+    """
+    verdict = judged(subject.found, subject.duration_ps, cfg.confidence)
+    places = {id(o): subject.place(o) for o in subject.found if not o.stable}
+    parts = {name: CHECKS[name](subject, cfg, console) for name in CHECKS if name in cfg.checks}
+    findings = [
+        survival_finding(verdict, cfg),
+        temperature_finding(verdict, subject.sim.temperature_K, cfg),
+        criteria_finding(thresholds, loosened),
+        *(f for part in parts.values() for f in part.findings),
+    ]
+    passed = all(f.passed is not False for f in findings)
+    rows = []
+    for o in subject.found:
+        place = places.get(id(o))
+        names = None if place is None else place_name(subject.dataset.domain(o.domain), place.beads)
+        rows.append({**asdict(o), "place": None if place is None else {**place._asdict(), "names": names}})
+    low, high = verdict.interval
+    content = {
+        "format": FORMAT,
+        "verdict": verdict.sentence,
+        "passed": passed,
+        "decision": decided(verdict, cfg),
+        "replicas": rows,
+        "stable_fraction": {
+            "value": verdict.stable / len(rows), "interval": (low, high), "confidence": cfg.confidence,
+        },
+        "hazard_per_ns": verdict.hazard_per_ns._asdict(),
+        "median_survival_ps": {
+            "value": verdict.median.value_ps, "lower_bound": not verdict.median.reached,
+        },
+        "survival": verdict.survival._asdict(),
+        "criteria": {
+            name: {
+                "failures": c.failures,
+                "survival": c.survival._asdict(),
+                "incidence": {
+                    "times_ps": c.incidence.times_ps, "failed_fraction": 1.0 - c.incidence.surviving,
+                },
+                "hazard_per_ns": c.hazard_per_ns._asdict(),
+            }
+            for name, c in verdict.criteria.items()
+        },
+        "thresholds": [t._asdict() for t in thresholds],
+        "temperature_K": verdict.temperature._asdict(),
+        "checks": {f.name: {k: v for k, v in f._asdict().items() if k != "name"} for f in findings},
+        **{ENTRY.get(name, name): dict(part.content) for name, part in parts.items()},
+    }  # fmt: skip
+    sections = [
+        *_verdict_sections(subject, verdict, findings, passed),
+        _failure_section(subject, rows),
+        _criteria_section(verdict, thresholds),
+        *(s for part in parts.values() for s in part.sections),
+    ]
+    return Audited(verdict, findings, content, sections)
+
+
+def criteria_finding(thresholds: Sequence[Threshold], loosened: bool) -> Finding:
+    """How many of the criteria in use are close to what the reference and a healthy run do."""
+    tight = [t.name for t in thresholds if t.given != t.used]
+    if not tight:
+        says = "the reference and a healthy run stay within all of them, with the usual margin"
+    elif loosened:
+        says = f"loosened to what healthy frames do: {', '.join(tight)}"
+    else:
+        says = f"healthy frames come close to {', '.join(tight)}: failures by it may be none of the model"
+    count = 0 if loosened else len(tight)
+    return Finding("criteria_tighter_than_reference", float(count), None, None, "", None, says)
+
+
+def record(into: Record, found: Audited, prefix: str = "") -> None:
+    """Metrics and checks of metrics.json; those that are statements are metrics alone."""
+    verdict, n = found.verdict, len(found.verdict.failed)
+    into.metric(f"{prefix}stable_fraction", verdict.stable / n)
+    into.metric(f"{prefix}stable_fraction_low", verdict.interval[0])
+    into.metric(f"{prefix}stable_fraction_high", verdict.interval[1])
+    into.metric(f"{prefix}replicas", n)
+    into.metric(f"{prefix}duration_ps", verdict.duration_ps, unit="ps")
+    into.metric(f"{prefix}hazard_per_ns", verdict.hazard_per_ns.value, unit="1/ns")
+    into.metric(f"{prefix}median_survival_ps", verdict.median.value_ps, unit="ps")
+    into.metric(f"{prefix}median_survival_reached", float(verdict.median.reached))
+    kelvin = verdict.temperature
+    into.metric(f"{prefix}temperature_K", kelvin.value, unit="K", stderr=kelvin.stderr)
+    nve = found.content.get("constant_energy")
+    if nve is not None:
+        drift = nve["drift_kcal_mol_ns"]
+        into.metric(
+            f"{prefix}nve_drift_kcal_mol_ns", drift["value"], unit="kcal/mol/ns", stderr=drift["stderr"]
+        )
+    for f in found.findings:
+        if f.passed is None and f.value is not None:
+            into.metric(f"{prefix}{f.name}", f.value, unit=f.unit or None, stderr=f.stderr)
+        elif f.passed is not None and f.value is not None:
+            into.check(f"{prefix}{f.name}", f.passed, f.value, 0.0 if f.limit is None else f.limit)
+
+
+def write_figures(folder: Path, verdict: Verdict) -> None:
+    """figures/survival.png."""
+    (folder / "figures").mkdir()
+    save_figure(folder / "figures" / "survival.png", survival_figure({"": verdict}))
+
+
+def survival_figure(verdicts: dict[str, Verdict]) -> Figure:
+    """Kaplan-Meier curves with their pointwise intervals, and the exact interval at the end."""
+    fig = Figure(figsize=(5, 3), layout="constrained")
+    ax = fig.add_subplot()
+    for index, (name, verdict) in enumerate(verdicts.items()):
+        curve, end, colour = verdict.survival, verdict.duration_ps, f"C{index % 10}"
+        times = np.r_[0.0, curve.times_ps, max(end, *curve.times_ps, 0.0)]
+        fraction, low, high = (np.r_[1.0, v, v[-1:]] for v in (curve.surviving, curve.low, curve.high))
+        if len(fraction) == 1:
+            fraction = low = high = np.ones(2)
+        ax.step(times, fraction, where="post", color=colour, label=name)
+        ax.fill_between(times, low, high, step="post", color=colour, alpha=0.2)
+        ax.errorbar(
+            [end * (1.0 + 0.01 * index)], [fraction[-1]], [[max(fraction[-1] - verdict.interval[0], 0.0)],
+            [max(verdict.interval[1] - fraction[-1], 0.0)]], fmt="o", capsize=3, color=colour,
+        )  # fmt: skip
+    ax.set(xlabel="time, ps", ylabel="surviving fraction", ylim=(-0.02, 1.05))
+    if len(verdicts) > 1:
+        ax.legend(fontsize=7)
+    return fig
+
+
+def _verdict_sections(
+    subject: Subject, verdict: Verdict, findings: Sequence[Finding], passed: bool
+) -> list[Section]:
+    bound = "" if verdict.median.reached else "at least "
+    rate = verdict.hazard_per_ns
+    text = (
+        f"{'PASSED' if passed else 'FAILED'}. {verdict.sentence}. Median survival {bound}"
+        f"{verdict.median.value_ps:g} ps (Kaplan-Meier, replicas alive at the end censored); hazard "
+        f"{rate.value:.3g} per ns (exact Poisson interval {rate.low:.3g} to {rate.high:.3g}). Kinetic "
+        f"temperature {with_error(verdict.temperature)} K over replicas, later half of the run. Nothing is "
+        f"said of longer times than {subject.duration_ps:g} ps."
+    )
+    word = {True: "passed", False: "FAILED", None: "statement"}
+    rows = [
+        (
+            f.name, word[f.passed], *("–" if v is None else float(v) for v in (f.value, f.stderr, f.limit)),
+            f.unit, f.says,
+        )
+        for f in findings
+    ]  # fmt: skip
+    columns = ("check", "outcome", "value", "standard error", "limit", "unit", "in words")
+    return [
+        Section("Verdict", text, figures=[figure(survival_figure({"": verdict}))]),
+        Section("Checks", "", Table(columns, rows)),
+    ]
+
+
+def _failure_section(subject: Subject, rows: Sequence[dict[str, Any]]) -> Section:
+    failures = [
+        (r["domain"], r["replica"], r["failed_at_ps"], r["reason"], *_where(r["place"]))
+        for r in rows
+        if r["status"] != Status.OK.name
+    ]
+    if not failures:
+        return Section("First failure of each replica", "No replica failed.")
+    when = "one step before the failure" if subject.ends else "in the last saved frame before the failure"
+    columns = ("domain", "replica", "failed at, ps", "reason", "where", "distance, Å", "limit, Å")
+    return Section(
+        "First failure of each replica", f"Where: the beads nearest to the limit, {when}.",
+        Table(columns, failures),
+    )  # fmt: skip
+
+
+def _where(place: dict[str, Any] | None) -> tuple[object, ...]:
+    return ("–", "–", "–") if place is None else (place["names"], place["value"], place["limit"])
+
+
+def _criteria_section(verdict: Verdict, thresholds: Sequence[Threshold]) -> Section:
+    told = "; ".join(
+        f"{REASONS[Status[name]]}: {c.failures} ({c.hazard_per_ns.value:.3g} per ns, "
+        f"{c.hazard_per_ns.low:.3g} to {c.hazard_per_ns.high:.3g})"
+        for name, c in verdict.criteria.items()
+    )
+    rows = [(t.name, t.given, t.data, t.used, "yes" if t.given != t.used else "no") for t in thresholds]
+    columns = ("criterion", "as given", "by the data", "looser of both", "data come close")
+    text = f"Failures by criterion, with hazards, the other criteria censored. {told or 'None'}."
+    return Section("Criteria", text, Table(columns, rows))
 
 
 def _ensemble_section(found: Doubt, cfg: Audit) -> Section:
@@ -98,184 +333,3 @@ def _ensemble_section(found: Doubt, cfg: Audit) -> Section:
     columns = ("frames", "RMS, kcal/mol/Å", "median", "95th percentile", "largest")
     rows = [("validation", *found.validation), (f"{found.frames} simulated", *found.simulated)]
     return Section("Ensemble", text, Table(columns, rows))
-
-
-def judged(found: Sequence[Outcome], duration_ps: float, confidence: float) -> Verdict:
-    """The statistics of the replicas of a simulation of given length."""
-    times = np.array([duration_ps if o.failed_at_ps is None else o.failed_at_ps for o in found])
-    failed = np.array([not o.stable for o in found])
-    stable = int((~failed).sum())
-    return Verdict(
-        sentence=audit.sentence(stable, len(found), duration_ps, confidence),
-        stable=stable,
-        interval=audit.wilson_interval(stable, len(found), confidence),
-        survival=audit.kaplan_meier(times, failed),
-        median=audit.median_survival(times, failed),
-        temperature=audit.mean_and_stderr(np.array([o.temperature_K for o in found], float)),
-        duration_ps=duration_ps,
-    )
-
-
-def nve_replicas(found: Sequence[Outcome], root: Path, count: int) -> list[Replica]:
-    """Starts of the constant-energy run: last good frames, stable replicas first, spread over the domains."""
-    dataset = open_dataset(root / "prepare")
-    ranked = sorted(found, key=lambda o: (not o.stable, o.replica))
-    pdb = root / "simulate" / "topology"
-    return [
-        Replica(
-            dataset.domain(o.domain),
-            o.replica,
-            read_frames(root / "simulate" / o.trajectory, pdb / f"{o.domain}.pdb")[-1],
-        )
-        for o in ranked[:count]
-    ]
-
-
-def conserved(
-    force_field: ForceField, replicas: Sequence[Replica], sim: Sim, cfg: Audit, console: Console
-) -> Drift:
-    """Velocity Verlet from these positions, with momenta at the temperature of the simulation."""
-    system, limits = packed(replicas, sim.criteria, sim.temperature_K)
-    time_ps, total, alive, status = audit.constant_energy_run(
-        force_field.model,
-        force_field.params,
-        system,
-        np.concatenate([r.start for r in replicas]),
-        np.full(len(replicas), units.thermal_energy(sim.temperature_K)),
-        seed=sim.seed,
-        dt=units.from_fs(cfg.nve_timestep_fs),
-        duration=units.from_fs(1000.0 * cfg.nve_duration_ps),
-        cutoff_A=force_field.model.cutoff_A,
-        limits=limits,
-        watch=lambda chunks: console.track(chunks, label="energy conservation"),
-    )
-    deviation = np.where(alive, total - total[:1], np.nan)
-    return Drift(replicas, time_ps, deviation, audit.energy_drifts(time_ps, total, alive), status)
-
-
-def _record(
-    stage: Stage, verdict: Verdict, drift: Drift, found: Sequence[Outcome], sim: Sim, cfg: Audit
-) -> None:
-    record, temperature = stage.record, verdict.temperature
-    record.metric("stable_fraction", verdict.stable / len(found))
-    record.metric("stable_fraction_low", verdict.interval[0])
-    record.metric("stable_fraction_high", verdict.interval[1])
-    record.metric("replicas", len(found))
-    record.metric("duration_ps", verdict.duration_ps, unit="ps")
-    record.metric("median_survival_ps", verdict.median.value_ps, unit="ps")
-    record.metric("median_survival_reached", float(verdict.median.reached))
-    record.metric("temperature_K", temperature.value, unit="K", stderr=temperature.stderr)
-    record.metric("nve_drift_kcal_mol_ns", drift.mean.value, unit="kcal/mol/ns", stderr=drift.mean.stderr)
-    unstable = 1.0 - verdict.stable / len(found)
-    record.check(
-        "unstable_fraction", unstable <= cfg.max_unstable_fraction, unstable, cfg.max_unstable_fraction
-    )
-    error = temperature_error(temperature, sim.temperature_K)
-    limit = cfg.max_temperature_error_fraction
-    record.check("temperature_error_fraction", error <= limit, error, limit)
-
-
-def temperature_error(found: Estimate, wanted_K: float) -> float:
-    """What two standard errors leave of the deviation from the wanted temperature, as a fraction of it.
-
-    So a short run fails for a wrong thermostat, not for being short. One replica alone has no error bar.
-    """
-    noise = 2.0 * found.stderr if math.isfinite(found.stderr) else 0.0
-    return max(0.0, abs(found.value - wanted_K) - noise) / wanted_K
-
-
-def _content(verdict: Verdict, drift: Drift, found: Sequence[Outcome], cfg: Audit) -> dict[str, Any]:
-    return {
-        "verdict": verdict.sentence,
-        "replicas": [asdict(o) for o in found],
-        "stable_fraction": {
-            "value": verdict.stable / len(found), "interval": verdict.interval, "confidence": cfg.confidence,
-        },
-        "median_survival_ps": {
-            "value": verdict.median.value_ps, "lower_bound": not verdict.median.reached,
-        },
-        "survival": verdict.survival._asdict(),
-        "temperature_K": verdict.temperature._asdict(),
-        "constant_energy": {
-            "timestep_fs": cfg.nve_timestep_fs,
-            "duration_ps": cfg.nve_duration_ps,
-            "precision": "float64",
-            "drift_kcal_mol_ns": drift.mean._asdict(),
-            "replicas": [
-                {
-                    "domain": r.domain.name, "replica": r.index, "drift_kcal_mol_ns": slope,
-                    "status": Status(int(status)).name,
-                }
-                for r, slope, status in zip(drift.replicas, drift.slope, drift.status, strict=True)
-            ],
-        },
-    }  # fmt: skip
-
-
-def _write_report(
-    stage: Stage, verdict: Verdict, drift: Drift, found: Sequence[Outcome], more: Sequence[Section]
-) -> None:
-    curve, energy = _survival_figure(verdict), _energy_figure(drift)
-    (stage.path / "figures").mkdir()
-    save_figure(stage.path / "figures" / "survival.png", curve)
-    save_figure(stage.path / "figures" / "energy.png", energy)
-    bound = "" if verdict.median.reached else "at least "
-    temperature, mean = verdict.temperature, drift.mean
-    failures = [(o.domain, o.replica, o.failed_at_ps, o.reason) for o in found if not o.stable]
-    nve = [
-        (r.domain.name, r.index, float(slope), REASONS[Status(int(status))])
-        for r, slope, status in zip(drift.replicas, drift.slope, drift.status, strict=True)
-    ]
-    sections = [
-        Section(
-            "Verdict",
-            f"{verdict.sentence}. Median survival {bound}{verdict.median.value_ps:g} ps (Kaplan-Meier, "
-            f"replicas alive at the end censored). Kinetic temperature {_with_error(temperature)} K over "
-            "replicas, later half of the run.",
-            figures=[figure(curve)],
-        ),
-        Section(
-            "First failure of each replica",
-            "" if failures else "No replica failed.",
-            Table(("domain", "replica", "failed at, ps", "reason"), failures) if failures else None,
-        ),
-        Section(
-            "Energy conservation",
-            f"Velocity Verlet in float64 from last good frames: drift {_with_error(mean)} kcal/mol/ns a "
-            "replica (mean and standard error of least-squares slopes; replicas that failed have none).",
-            Table(("domain", "replica", "drift, kcal/mol/ns", "outcome"), nve),
-            [figure(energy)],
-        ),
-        *more,
-    ]
-    write_page(stage.path / "report.html", "Stability audit", sections)
-
-
-def _with_error(estimate: Estimate) -> str:
-    if not math.isfinite(estimate.value):
-        return "not measurable,"
-    return f"{estimate.value:.4g}" + (f" ± {estimate.stderr:.2g}" if math.isfinite(estimate.stderr) else "")
-
-
-def _survival_figure(verdict: Verdict) -> Figure:
-    fig = Figure(figsize=(5, 3), layout="constrained")
-    ax = fig.add_subplot()
-    times = np.r_[0.0, verdict.survival.times_ps, verdict.duration_ps]
-    fraction = np.r_[1.0, verdict.survival.surviving]
-    ax.step(times, np.r_[fraction, fraction[-1]], where="post")
-    ax.errorbar(
-        [verdict.duration_ps], [fraction[-1]], [[max(fraction[-1] - verdict.interval[0], 0.0)],
-        [max(verdict.interval[1] - fraction[-1], 0.0)]], fmt="o", capsize=3,
-    )  # fmt: skip
-    ax.set(xlabel="time, ps", ylabel="surviving fraction", ylim=(-0.02, 1.05))
-    return fig
-
-
-def _energy_figure(drift: Drift) -> Figure:
-    fig = Figure(figsize=(5, 3), layout="constrained")
-    ax = fig.add_subplot()
-    for r, deviation in zip(drift.replicas, drift.deviation.T, strict=True):
-        ax.plot(drift.time_ps, deviation, linewidth=0.9, label=f"{r.domain.name} {r.index}")
-    ax.set(xlabel="time, ps", ylabel="total energy − start, kcal/mol")
-    ax.legend(fontsize=7)
-    return fig

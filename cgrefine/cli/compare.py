@@ -11,6 +11,7 @@ import cgrefine
 from cgrefine.artifacts import file_hash, write_json
 from cgrefine.cli.console import Console
 from cgrefine.cli.evaluate import FORCE, SQUARE, plain, with_error
+from cgrefine.cli.force_field import force_field_folder
 from cgrefine.config.schema import Config
 from cgrefine.data.frames import frame_set
 from cgrefine.data.store import Dataset, open_dataset
@@ -84,13 +85,7 @@ def found_entries(paths: Sequence[str]) -> list[Entry]:
         raise InputError(f"compare: {twice[0]} is named twice; each force field may be named once")
     entries = []
     for name in paths:
-        places = [Path(name), Path(name) / "forcefield", Path(name) / "train" / "forcefield"]
-        folder = next((place for place in places if (place / "forcefield.json").is_file()), None)
-        if folder is None:
-            raise InputError(
-                f"{name}: holds no force field (forcefield.json); give a run folder, its train or priors "
-                "folder, or the folder of a force field"
-            )
+        folder = force_field_folder(name)
         prepare = folder.resolve().parents[1] / "prepare"
         known = prepare if (prepare / "dataset.json").is_file() else None
         entries.append(Entry(name, folder, known, forcefield.load(folder)))

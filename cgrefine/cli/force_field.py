@@ -27,6 +27,26 @@ def _fixed(force_field: ForceField, temperature_K: float, console: Console) -> F
     return forcefield.at_temperature(force_field, temperature_K)
 
 
+def force_field_folder(name: str) -> Path:
+    """The folder with forcefield.json of a run, of its train or priors folder, or itself; else InputError."""
+    places = [Path(name), Path(name) / "forcefield", Path(name) / "train" / "forcefield"]
+    folder = next((place for place in places if (place / "forcefield.json").is_file()), None)
+    if folder is None:
+        raise InputError(
+            f"{name}: holds no force field (forcefield.json); give a run folder, its train or priors "
+            "folder, or the folder of a force field"
+        )
+    return folder
+
+
+def opened(name: str, temperature_K: float, console: Console) -> ForceField:
+    """The force field of a run, a train or priors folder, or a folder of its own, at one temperature.
+
+    Raises InputError when there is none.
+    """
+    return _fixed(forcefield.load(force_field_folder(name)), temperature_K, console)
+
+
 def exported_at(train: Path, config: Config, console: Console) -> ForceField:
     """The force field that `export` writes: at export.temperature_K or sim.temperature_K, where it matters.
 

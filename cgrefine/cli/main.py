@@ -72,8 +72,9 @@ STAGES = {
         "observables.json, figures, report.html",
     ),
     "audit": (
-        "Stability verdict with error bars: survival, first failures, temperature, NVE drift.",
-        "prepare/, train/, simulate/",
+        "Stability verdict with error bars: survival, temperatures, NVE drift, time steps, holes, mirror "
+        "images. With --model and --reference: of any force field, without a run folder; with two, compared.",
+        "prepare/, train/, simulate/ of a run, or a force field and a data set",
         "audit.json, report.html",
     ),
     "export": (
@@ -167,7 +168,32 @@ def _stage_command(name: str) -> Callable[..., None]:
         options = {"force": force, "strict": strict, "allow_ungated": allow_ungated, "resume": again}
         _stage(name, config, out, overrides, quiet, first, **options)
 
-    chosen = train if name == "train" else command
+    def audit(
+        out: Out,
+        config: Annotated[Path | None, typer.Argument(help="YAML configuration", metavar="[CONFIG]")] = None,
+        model: Annotated[
+            list[str] | None,
+            typer.Option("--model", metavar="PATH", help="a force field instead of a run; repeatable"),
+        ] = None,
+        reference: Annotated[
+            Path | None, typer.Option("--reference", metavar="DATA", help="data set for --model")
+        ] = None,
+        overrides: Overrides = None,
+        force: Force = False,
+        strict: Strict = False,
+        quiet: Quiet = False,
+    ) -> None:
+        from cgrefine.cli.audit_options import audit_models, check_options
+
+        check_options(config, model, reference)
+        if model:
+            assert reference is not None
+            audit_models(model, reference, config, overrides or (), out, quiet, force=force, strict=strict)
+        else:
+            assert config is not None
+            _stage(name, config, out, overrides, quiet, force=force, strict=strict)
+
+    chosen = {"train": train, "audit": audit}.get(name, command)
     chosen.__doc__, reads, writes = STAGES[name]
     chosen.__name__ = name
     epilog = (

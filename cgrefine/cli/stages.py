@@ -101,7 +101,7 @@ def run_stage(
         again = resume and name in RESUMED
         if distributed.is_first():
             folder = artifacts.stage_folder(
-                root, name, config, fingerprint, inputs, seed, _device(), resume=again
+                root, name, config, fingerprint, inputs, seed, device_kind(), resume=again
             )
         else:
             folder = artifacts.shared_folder(root, name, fingerprint)
@@ -111,7 +111,7 @@ def run_stage(
         distributed.together(f"{name} is written")
         ran = True
     if strict:
-        _enforce(root, name)
+        enforce(root, name)
     return ran
 
 
@@ -134,7 +134,7 @@ def run_chain(
     ]
     if strict:
         for spec in CHAIN:
-            _enforce(root, spec.name)
+            enforce(root, spec.name)
     return ran
 
 
@@ -185,7 +185,8 @@ def _value(metric: Any) -> str:
     return f"{shown(metric['value'])}{error} {metric.get('unit', '')}".strip()
 
 
-def _enforce(root: Path, name: str) -> None:
+def enforce(root: Path, name: str) -> None:
+    """Raise GateError when a check of a finished stage failed."""
     checks = artifacts.read_json(root / name / "metrics.json")["checks"]
     failed = {k: c for k, c in checks.items() if not c["passed"]}
     if failed:
@@ -239,7 +240,8 @@ def _seed(config: Config, name: str) -> int | None:
     return None if chosen is None else chosen.seed
 
 
-def _device() -> str:
+def device_kind() -> str:
+    """What JAX computes on."""
     import jax
 
     return jax.devices()[0].device_kind

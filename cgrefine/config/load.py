@@ -41,6 +41,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return parse(raw, str(path))
 
 
+def from_overrides(overrides: Sequence[str]) -> Config:
+    """The defaults with `section.key=value` overrides, for commands that need no file; errors as above."""
+    raw: dict[str, Any] = {}
+    for override in overrides:
+        _apply(raw, override)
+    return parse(raw, "of the command line")
+
+
 def parse(raw: dict[str, Any], source: str) -> Config:
     """Check a plain mapping against the schema; `source` names it in errors."""
     try:

@@ -1,6 +1,6 @@
 """Sections of the configuration that are about what is done with a model: MD, audit, export, ablation."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -86,18 +86,51 @@ class Observables(Section):
         return self
 
 
-class Audit(Section):
-    """Verdict limits, and the short NVE run that measures energy drift.
+Check = Literal["conservation", "scaling", "timesteps", "temperatures", "configurational", "holes", "mirror"]
+"""Checks of the audit besides survival and kinetic temperature."""
 
+
+class Audit(Section):
+    """The verdict and its checks, each of which can be left out of `checks`.
+
+    A model is stable when at most max_unstable_fraction of its replicas fail, and unstable when more than
+    healthy_unstable_fraction do; false_alarm is the chance that a healthy model fails the verdict, over all
+    of its statistical checks. undecided_fails: too few replicas to tell counts as a failure.
+    calibrate: with --model, criteria that the reference breaks are loosened to what it does.
+    Checks: conservation (NVE drift), scaling (its energy error against dt²), timesteps and temperatures
+    (short runs at multiples of those of `sim`), configurational (temperature), holes (perturbed reference
+    frames), mirror (images of reference frames).
     max_disagreement_ratio: of an ensemble's forces, simulated over validation frames, before a warning.
     """
 
     max_unstable_fraction: Fraction = 0.05
+    healthy_unstable_fraction: Fraction = 0.001
+    undecided_fails: bool = False
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    false_alarm: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    calibrate: bool = True
+    checks: list[Check] = list(get_args(Check))
     nve_duration_ps: Positive = 5.0
     nve_timestep_fs: Positive = 1.0
     nve_replicas: Count = 4
+    max_nve_drift_kcal_mol_ns_bead: Positive = 0.5
+    scaling_duration_ps: Positive = 1.0
+    scaling_factors: Annotated[list[Positive], Field(min_length=2)] = [0.5, 1.0, 2.0]
+    min_scaling_order: Positive = 1.5
+    scan_duration_ps: Positive = 2.0
+    scan_replicas: Count = 4
+    timestep_factors: Annotated[list[Positive], Field(min_length=1)] = [0.5, 1.0, 2.0]
+    temperature_factors: Annotated[list[Positive], Field(min_length=1)] = [0.8, 1.0, 1.25, 1.5]
     max_temperature_error_fraction: Positive = 0.05
+    configurational_frames: Count = 20
+    max_configurational_error_fraction: Positive = 0.1
+    hole_domains: Count = 4
+    hole_frames: Count = 3
+    hole_paths: Count = 300
+    hole_barrier_kT: Positive = 25.0
+    hole_margin_kT: Positive = 10.0
+    mirror_frames: Annotated[int, Field(ge=2)] = 64
+    require_handedness: bool = False
     max_disagreement_ratio: Positive = 2.0
 
 

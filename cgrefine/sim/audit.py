@@ -1,4 +1,4 @@
-"""What a set of replicas says about stability: proportions, survival, temperature and energy drift.
+"""What a set of replicas says about temperature and energy: means, drift and fluctuation.
 
 Numbers with their uncertainty, and no claim past the length of the run (numpy, host side).
 """
@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import t as student
 
 from cgrefine.energy import BeadEnergies
 from cgrefine.sim.nve import VelocityVerlet
 from cgrefine.sim.rollout import Chunk, Fast, rollout, settings
 from cgrefine.sim.stability import Checks
+from cgrefine.sim.survival import clopper_pearson
 from cgrefine.system import System
 
 THERMALISED_FROM = 0.5
@@ -26,57 +27,6 @@ class Estimate(NamedTuple):
 
     value: float
     stderr: float
-
-
-class Survival(NamedTuple):
-    """Kaplan-Meier: the surviving fraction (k,) just after each failure time (k,) ps, in order."""
-
-    times_ps: np.ndarray
-    surviving: np.ndarray
-
-
-class Median(NamedTuple):
-    """Median survival, ps; `reached` False: more than half survived, and the value is a lower bound."""
-
-    value_ps: float
-    reached: bool
-
-
-def wilson_interval(successes: int, trials: int, confidence: float) -> tuple[float, float]:
-    """Wilson score interval of a proportion: honest for few trials and for 0 or all successes.
-
-    Wilson, J. Am. Stat. Assoc. 22, 209 (1927). Raises ValueError without trials.
-    """
-    if trials < 1:
-        raise ValueError("a proportion of no trials has no interval")
-    z = float(norm.ppf(0.5 + 0.5 * confidence))
-    p = successes / trials
-    centre = p + z * z / (2 * trials)
-    half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials**2))
-    scale = 1 + z * z / trials
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
-
-
-def kaplan_meier(times_ps: np.ndarray, failed: np.ndarray) -> Survival:
-    """Surviving fraction from times (r,) of failure, or of the end of observation where `failed` is False.
-
-    A replica whose observation ends at the time of another's failure counts as at risk then.
-    Kaplan & Meier, J. Am. Stat. Assoc. 53, 457 (1958).
-    """
-    times, failed = np.asarray(times_ps, float), np.asarray(failed, bool)
-    events = np.unique(times[failed])
-    at_risk = np.array([(times >= t).sum() for t in events])
-    failures = np.array([(failed & (times == t)).sum() for t in events])
-    return Survival(events, np.cumprod(1.0 - failures / at_risk) if len(events) else events)
-
-
-def median_survival(times_ps: np.ndarray, failed: np.ndarray) -> Median:
-    """First time at which no more than half survive; else the longest observation, as a lower bound."""
-    curve = kaplan_meier(times_ps, failed)
-    below = curve.surviving <= 0.5
-    if below.any():
-        return Median(float(curve.times_ps[np.argmax(below)]), True)
-    return Median(float(np.max(times_ps)), False)
 
 
 def mean_and_stderr(values: np.ndarray) -> Estimate:
@@ -111,8 +61,8 @@ def energy_drifts(time_ps: np.ndarray, total: np.ndarray, alive: np.ndarray) -> 
 
 
 def sentence(stable: int, replicas: int, duration_ps: float, confidence: float) -> str:
-    """The verdict in words, with length, replicas and interval."""
-    low, high = wilson_interval(stable, replicas, confidence)
+    """What was seen, in words, with length, replicas and the exact interval of the stable fraction."""
+    low, high = clopper_pearson(stable, replicas, confidence)
     return (
         f"{stable} of {replicas} replicas stable over {duration_ps:g} ps "
         f"({100 * confidence:g} % interval of the stable fraction: {low:.2f} to {high:.2f})"
@@ -163,3 +113,33 @@ def constant_energy_run(
         np.concatenate([c.alive for c in chunks]),
         chunks[-1].status,
     )
+
+
+def fluctuations(total: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """Root mean square deviation (r,) of the total energy (s, r) from its mean, kcal/mol; NaN: it failed."""
+    whole = alive.all(axis=0)
+    e = np.where(whole, total - total[:1], 0.0)
+    return np.where(whole, e.std(axis=0), np.nan)
+
+
+def order(coarse: np.ndarray, fine: np.ndarray, ratio: float) -> np.ndarray:
+    """Order p (r,) of the fluctuations at two time steps, the coarse one `ratio` times the fine: σ ∝ dt^p.
+
+    Velocity Verlet follows the forces of a smooth energy with an error of dt² (Hairer, Lubich & Wanner,
+    Acta Numerica 12, 399 (2003)): an order well below 2 means kinks, jumps, or forces that are no gradient.
+    """
+    return np.log(coarse / fine) / math.log(ratio)
+
+
+def excess(found: Estimate, wanted: float, errors: float) -> float:
+    """What so many standard errors leave of the deviation from a wanted value; all of it without an error."""
+    noise = errors * found.stderr if math.isfinite(found.stderr) else 0.0
+    return max(0.0, abs(found.value - wanted) - noise)
+
+
+def allowed_errors(level: float, replicas: int) -> float:
+    """Standard errors of a mean of independent replicas that it exceeds with a probability of `level`.
+
+    Two-sided, Student's t: with few replicas the error itself is uncertain. One replica has no error: 0.
+    """
+    return float(student.ppf(1.0 - 0.5 * level, replicas - 1)) if replicas > 1 else 0.0

@@ -64,7 +64,7 @@ def test_strict_turns_a_failed_check_into_a_gate_error(root, monkeypatch):
     count_builds(monkeypatch)
     finish(root, "train", "t", passed=False)
     with pytest.raises(GateError, match="below: found 3, limit 2"):
-        stages._enforce(root, "train")
+        stages.enforce(root, "train")
 
 
 def test_missing_section_is_named(root):

@@ -12,34 +12,6 @@ from cgrefine.system import pack, topology_from_species
 from tests import analytic
 
 
-@pytest.mark.parametrize(
-    ("k", "n", "low", "high"),
-    [(10, 10, 0.7225, 1.0), (0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (31, 32, 0.8426, 0.9945)],
-)
-def test_wilson_interval(k, n, low, high):
-    """z = 1.96; e.g. 10 of 10: low = 1/(1 + z²/10) = 0.7225."""
-    assert audit.wilson_interval(k, n, 0.95) == pytest.approx((low, high), abs=1e-4)
-
-
-def test_wilson_needs_trials():
-    with pytest.raises(ValueError, match="no trials"):
-        audit.wilson_interval(0, 0, 0.95)
-
-
-def test_kaplan_meier_by_hand():
-    """Failures at 1, 3, 4; censored at 3 and 5: 4/5, then 4/5·3/4, then 3/5·1/2."""
-    times, failed = np.array([1.0, 3.0, 3.0, 4.0, 5.0]), np.array([True, True, False, True, False])
-    curve = audit.kaplan_meier(times, failed)
-    np.testing.assert_allclose(curve.times_ps, [1, 3, 4])
-    np.testing.assert_allclose(curve.surviving, [0.8, 0.6, 0.3])
-    assert audit.median_survival(times, failed) == (4.0, True)
-
-
-def test_median_that_was_not_reached_is_a_lower_bound():
-    assert audit.median_survival(np.full(8, 20.0), np.zeros(8, bool)) == (20.0, False)
-    assert audit.median_survival(np.array([2.0, 20, 20, 20]), np.array([1, 0, 0, 0], bool)) == (20.0, False)
-
-
 def test_energy_drift_is_the_slope_per_ns_of_the_whole_replicas():
     """0.5 kcal/mol in 10 ps is 50 kcal/mol/ns; a replica that failed has no drift."""
     t = np.linspace(0, 10, 11)
@@ -60,7 +32,7 @@ def test_thermalised_means_use_the_living_later_frames():
 
 def test_sentence_has_length_replicas_and_interval():
     text = audit.sentence(31, 32, 100.0, 0.95)
-    assert text == "31 of 32 replicas stable over 100 ps (95 % interval of the stable fraction: 0.84 to 0.99)"
+    assert text == "31 of 32 replicas stable over 100 ps (95 % interval of the stable fraction: 0.84 to 1.00)"
 
 
 def test_constant_energy_run_is_double_whatever_the_default():
@@ -79,3 +51,38 @@ def test_constant_energy_run_is_double_whatever_the_default():
     bonded = pack([topology_from_species([0, 0])])
     with pytest.raises(ValueError, match="bonds"):
         checks(bonded, np.zeros(0), Criteria())
+
+
+def test_excess_is_what_noise_does_not_explain():
+    """10 K off with an error of 2 K: 6 K remain after two errors; with one of 6 K nothing does."""
+    assert audit.excess(audit.Estimate(310.0, 2.0), 300.0, 2.0) == pytest.approx(6.0)
+    assert audit.excess(audit.Estimate(290.0, 2.0), 300.0, 2.0) == pytest.approx(6.0)
+    assert audit.excess(audit.Estimate(310.0, 6.0), 300.0, 2.0) == 0.0
+    assert audit.excess(audit.Estimate(310.0, float("nan")), 300.0, 2.0) == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("replicas", [3, 12])
+def test_allowed_errors_keep_their_level_with_few_replicas(replicas):
+    """Means of normal replicas: beyond the allowed errors in 2 % of 20,000 trials, four errors (6e-5)."""
+    x = np.random.default_rng(0).normal(size=(20_000, replicas))
+    t = np.abs(x.mean(axis=1)) / (x.std(axis=1, ddof=1) / np.sqrt(replicas))
+    alarms = np.mean(t > audit.allowed_errors(0.02, replicas))
+    assert abs(alarms - 0.02) < 4 * np.sqrt(0.02 * 0.98 / 20_000)
+    assert audit.allowed_errors(0.02, 1) == 0.0
+
+
+@pytest.mark.parametrize("dt_fs", [4.0, 8.0])
+def test_fluctuation_of_a_harmonic_well_is_of_second_order(dt_fs):
+    """Four beads of 71 g/mol in a well of 20 kcal/mol/Å²: twice the step, four times the fluctuation."""
+    system = analytic.free_beads(4)
+    limits = checks(system, np.zeros(0), Criteria(max_force_kcal_mol_A=1e6, max_kinetic_kT=1e3))
+    runs = [
+        audit.constant_energy_run(
+            analytic.harmonic, {"k": 20.0}, system, np.ones((4, 3)), np.full(4, 0.6), 0,
+            units.from_fs(step), units.from_fs(4000.0), 0.0, limits,
+        )
+        for step in (dt_fs, 2 * dt_fs)
+    ]  # fmt: skip
+    fine, coarse = (audit.fluctuations(total, alive) for _, total, alive, _ in runs)
+    np.testing.assert_allclose(audit.order(coarse, fine, 2.0), 2.0, atol=0.2)
+    assert np.isnan(audit.fluctuations(np.ones((3, 1)), np.array([[True], [True], [False]]))).all()

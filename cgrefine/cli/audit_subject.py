@@ -1,0 +1,157 @@
+"""What is audited: a force field, the reference, and a simulation with its trajectories."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cgrefine import units
+from cgrefine.cli.audit_verdict import Finding
+from cgrefine.cli.console import Console
+from cgrefine.cli.observe import reference_groups
+from cgrefine.cli.simulate import Outcome, Replica, packed
+from cgrefine.config.running import Sim
+from cgrefine.data.store import Dataset, Domain
+from cgrefine.fm.forcefield import ForceField
+from cgrefine.report.page import Section
+from cgrefine.residues import RESIDUES
+from cgrefine.sim.langevin import Langevin
+from cgrefine.sim.rollout import Chunk, rollout, settings
+from cgrefine.sim.trajectory import read_frames
+from cgrefine.sim.trial import Place, Trial, failing_place, trial
+from cgrefine.status import Status
+
+TRIAL_FRAMES = 20
+"""Frames of a short run."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """folder: has trajectories/ and topology/ of `found`. sim: how they were run, with the criteria used.
+
+    ends: positions (n, 3) of failed replicas one step before failure, by (domain, replica), where they are
+    known; else the last saved frame stands for them.
+    """
+
+    force_field: ForceField
+    dataset: Dataset
+    sim: Sim
+    folder: Path
+    found: Sequence[Outcome]
+    duration_ps: float
+    ends: Mapping[tuple[str, int], np.ndarray] = field(default_factory=dict)
+
+    def frames(self, outcome: Outcome) -> np.ndarray:
+        """Saved frames (f, n, 3) Å of one replica, the start first."""
+        return read_frames(
+            self.folder / outcome.trajectory, self.folder / "topology" / f"{outcome.domain}.pdb"
+        )
+
+    def domains(self) -> list[Domain]:
+        """The domains that were simulated."""
+        return [self.dataset.domain(name) for name in dict.fromkeys(o.domain for o in self.found)]
+
+    def reference(self, domain: Domain, count: int) -> np.ndarray:
+        """Up to `count` reference frames at the nearest temperature, evenly spread, (f, n, 3) Å."""
+        x = np.concatenate(reference_groups(domain, self.sim.temperature_K)[1])
+        return spread(x, count)
+
+    def starts(self, count: int) -> list[Replica]:
+        """The starts of `count` replicas, going round the domains (fewer when there are fewer)."""
+        turn: dict[str, int] = {}
+        ranked = []
+        for order, o in enumerate(self.found):
+            turn[o.domain] = turn.get(o.domain, -1) + 1
+            ranked.append((turn[o.domain], order, o))
+        chosen = [o for _, _, o in sorted(ranked, key=lambda r: r[:2])[:count]]
+        return [Replica(self.dataset.domain(o.domain), o.replica, self.frames(o)[0]) for o in chosen]
+
+    def lived(
+        self,
+        replicas: Sequence[Replica],
+        temperatures_K: np.ndarray,
+        timestep_fs: float,
+        duration_ps: float,
+        console: Console,
+        label: str,
+    ) -> Trial:
+        """A short run of replicas at a temperature each."""
+        interval = max(duration_ps / TRIAL_FRAMES, timestep_fs / 1000.0)
+        return langevin(
+            self.force_field, replicas, temperatures_K, self.sim, timestep_fs, duration_ps, interval, console,
+            label,
+        )  # fmt: skip
+
+    def place(self, outcome: Outcome) -> Place | None:
+        """Where a failed replica broke its criterion, as far as distances tell."""
+        end = self.ends.get((outcome.domain, outcome.replica))
+        x = self.frames(outcome)[-1] if end is None else end
+        replica = Replica(self.dataset.domain(outcome.domain), outcome.replica, x)
+        system, limits = packed([replica], self.sim.criteria, self.sim.temperature_K)
+        return failing_place(Status[outcome.status], limits, x, system, 0)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one check gives: findings, its entry in audit.json, and sections of the page."""
+
+    findings: Sequence[Finding]
+    content: Mapping[str, Any]
+    sections: Sequence[Section]
+
+
+def langevin(
+    force_field: ForceField,
+    replicas: Sequence[Replica],
+    temperatures_K: np.ndarray,
+    sim: Sim,
+    timestep_fs: float,
+    duration_ps: float,
+    save_every_ps: float,
+    console: Console,
+    label: str,
+    sink: Callable[[Chunk], None] | None = None,
+    pack_index: int = 0,
+) -> Trial:
+    """Langevin dynamics of one pack of replicas at a temperature each; the noise is that of `simulate`."""
+    system, limits = packed(replicas, sim.criteria, sim.temperature_K)
+    dt = units.from_fs(timestep_fs)
+    run = settings(
+        units.from_fs(1000.0 * duration_ps),
+        units.from_fs(1000.0 * save_every_ps),
+        dt,
+        force_field.model.cutoff_A,
+    )
+    chunks = rollout(
+        force_field.model,
+        force_field.params,
+        system,
+        np.concatenate([r.start for r in replicas]).astype(np.float32),
+        (units.KB * temperatures_K).astype(np.float32),
+        jax.random.fold_in(jax.random.key(sim.seed), pack_index),
+        Langevin(dt, units.from_per_ps(sim.friction_per_ps)),
+        run,
+        limits,
+    )
+    length = run.n_frames * run.stride * timestep_fs / 1000.0
+    tracked = console.track(chunks, total=run.n_frames // run.chunk_frames, label=label)
+    return trial(tracked, length, timestep_fs / 1000.0, sink)
+
+
+def spread(rows: np.ndarray, count: int) -> np.ndarray:
+    """Up to `count` of the rows, evenly spread, the first and last among them."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, count).astype(int))]
+
+
+def bead_name(domain: Domain, bead: int) -> str:
+    """A bead as people call it: residue and number, e.g. GLY7."""
+    chain = domain.topology
+    return f"{RESIDUES[chain.species[bead]]}{chain.resid[bead]}"
+
+
+def place_name(domain: Domain, beads: Sequence[int]) -> str:
+    """Beads of one molecule by residue, e.g. GLY7-TRP8."""
+    return "-".join(bead_name(domain, b) for b in beads)
