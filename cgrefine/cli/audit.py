@@ -14,7 +14,8 @@ from cgrefine.artifacts import Stage, read_json, write_json
 from cgrefine.cli.audit_ensemble import Doubt, doubt
 from cgrefine.cli.console import Console
 from cgrefine.cli.force_field import trained_at
-from cgrefine.cli.simulate import Outcome, Replica, packed, read_outcomes
+from cgrefine.cli.replicas import Outcome, Replica, read_outcomes
+from cgrefine.cli.simulate import packed
 from cgrefine.config.running import Audit, Sim
 from cgrefine.config.schema import Config
 from cgrefine.data.store import open_dataset

@@ -132,6 +132,30 @@ class Chunk(NamedTuple):
     snapshot: Snapshot
 
 
+class Ended(NamedTuple):
+    """What a run has come to: frames given; regrown; status, fail_step (g,), see Chunk; positions (n, 3) Å,
+    the last good ones; failed: the states that failed."""
+
+    frames: int
+    regrown: int
+    status: np.ndarray
+    fail_step: np.ndarray
+    positions: np.ndarray
+    failed: Failed
+
+
+def ended(named: Mapping[str, np.ndarray]) -> Ended:
+    """The state of a run by the named leaves of a snapshot, whatever integrator it had."""
+    return Ended(
+        frames=int(named["frames"]),
+        regrown=int(named["regrown"]),
+        status=named["progress/status"],
+        fail_step=named["progress/fail_step"],
+        positions=named["progress/state/positions"],
+        failed=Failed(*(named[f"progress/failed/{name}"] for name in Failed._fields)),
+    )
+
+
 def settings(
     duration: float,
     interval: float,

@@ -214,8 +214,8 @@ def _any(bad: Bool[Array, " n"], graph: Int[Array, " n"], system: System) -> Boo
 
 
 class Culprit(NamedTuple):
-    """What met a criterion. beads: indices in the molecule, none for a criterion on all of it; residues: their
-    names; value: found, NaN where that is the finding; limit: allowed; text: both in words, with units."""
+    """What met a criterion. beads: indices in the molecule, none for a criterion on all of it; residues:
+    their names; value: found, NaN where that is the finding; limit: allowed; text: in words, with units."""
 
     status: Status
     beads: tuple[int, ...]
@@ -226,7 +226,7 @@ class Culprit(NamedTuple):
 
 
 def culprit(limits: Checks, motion: Motion, system: System, graph: int, status: Status) -> Culprit:
-    """The bead, bond or pair of one graph that is furthest past the criterion that it failed by (host, numpy).
+    """The bead, bond or pair of one graph that is furthest past the criterion it failed by (host, numpy).
 
     motion: the state that failed. status: the criterion, as the run found it: near a limit the rounding of
     another order of operations could decide otherwise. Raises ValueError on a status that is no failure of a
@@ -250,7 +250,7 @@ def culprit(limits: Checks, motion: Motion, system: System, graph: int, status: 
     return Culprit(status, tuple(int(b) - first for b in beads), names, float(value), float(limit), text)
 
 
-Offender = tuple[Sequence[int], float, float, str]
+Offender = tuple[Sequence[int] | np.ndarray, float, float, str]
 """Packed beads, value, limit, and a sentence to fill in."""
 
 
