@@ -16,7 +16,8 @@ PDB_LIMIT_A = 9000.0
 class Failure(NamedTuple):
     """graph; step; culprit; good, failed (n, 3): the last good state and the one that failed, Å, float32.
 
-    displaced: beads of it that are not finite or out of reach, which stand where they last were good.
+    displaced: beads of it that are not finite or out of reach, which stand where they last were good; a start
+    that is out of reach itself stands at the centre.
     """
 
     graph: int
@@ -35,16 +36,23 @@ def failures(ended: Ended, limits: Checks, system: System, kT: np.ndarray) -> li
     for g in np.flatnonzero((ended.status != Status.OK) & system.graph_mask):
         mine = (np.asarray(system.graph_id) == g) & system.bead_mask
         good, failed = ended.positions[mine], x[mine]
-        with np.errstate(invalid="ignore"):
-            reach = np.abs(failed - good.mean(axis=0)).max(axis=1) < PDB_LIMIT_A  # False for NaN
+        centre = np.median(good, axis=0)
+        good = np.where(_in_reach(good, centre), good, centre)
+        reach = _in_reach(failed, centre)
         found.append(
             Failure(
                 graph=int(g),
                 step=int(ended.fail_step[g]),
                 culprit=culprit(limits, motion, system, int(g), Status(int(ended.status[g]))),
                 good=np.asarray(good, np.float32),
-                failed=np.where(reach[:, None], failed, good).astype(np.float32),
-                displaced=tuple(np.flatnonzero(~reach).tolist()),
+                failed=np.where(reach, failed, good).astype(np.float32),
+                displaced=tuple(np.flatnonzero(~reach[:, 0]).tolist()),
             )
         )
     return found
+
+
+def _in_reach(x: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Whether each bead of (n, 3) can be written, (n, 1); False for one that is not finite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return (np.abs(x - centre) < PDB_LIMIT_A).all(axis=1, keepdims=True)

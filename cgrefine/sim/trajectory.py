@@ -198,7 +198,7 @@ def _require_whole(path: Path, name: Path, frames: int) -> None:
             file.seek(frames - 1)
             if len(file) == frames and len(file.read(1)[0]) == 1:
                 return
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, AssertionError) as error:
             raise _not_whole(name) from error
     raise _not_whole(name)
 
