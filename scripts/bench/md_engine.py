@@ -7,9 +7,8 @@ network: Allegro of each size on the priors, R x L replicas and beads. In each r
 times are CPU seconds of the process, which is bound to one core; medians over rounds. share_of_evaluation is
 evaluation / step; overhead is step / (evaluation) - 1, listing included. replicas_over_one is the time of R
 replicas over R times that of one. memory: resident MB after n and 4 n chunks of priors-only MD, records and
-snapshots written as `simulate` does. openmm: replica-steps per second and core, the same bonds, angles and
-repulsion by its custom forces on its CPU platform (one thread), and the dihedral without damping; energies
-of the first three are compared before.
+snapshots written as `simulate` does. openmm: replica-steps per second and core, its CPU platform
+(one thread) with the same energy by its custom forces; the energies of the terms are compared before.
 """
 
 import argparse
@@ -59,6 +58,32 @@ def timed(work) -> float:
     return time.process_time() - start
 
 
+SHARED: dict[str, Any] = {
+    "terms": [
+        {"name": "bond", "kind": "bond", "form": "harmonic", "classes": "global"},
+        {"name": "angle", "kind": "angle", "form": "harmonic", "classes": "global"},
+        {"name": "dihedral", "kind": "dihedral", "form": "fourier", "classes": "global", "damping": None},
+        FACTS["terms"][-1],
+    ]
+}
+"""Forms that OpenMM's custom forces can be given as they are."""
+
+WAVES = [(0.4, -0.6), (-0.2, 0.1), (0.1, 0.05), (0.0, -0.1), (0.05, 0.0), (-0.02, 0.03)]
+"""Coefficients of cos kφ and sin kφ, k = 1 ... 6, kcal/mol."""
+
+
+def shared_parameters() -> dict:
+    import numpy as np
+
+    cosines, sines = np.array(WAVES).T
+    return {
+        "bond": {"k": np.array([150.0]), "x0": np.array([3.8])},
+        "angle": {"k": np.array([12.0]), "x0": np.array([1.9])},
+        "dihedral": {"cos": cosines[None], "sin": sines[None]},
+        "repulsion": {"sigma": np.full((20, 20), 3.9)},
+    }
+
+
 def prior_parameters() -> dict:
     """Of the classes of FACTS; all of a kind the same, so that OpenMM needs one force each."""
     import numpy as np
@@ -97,7 +122,17 @@ def network(size: str, replicas: int, beads: int, rounds: int, steps: int) -> di
     capacity = min(256 * -(-3 * used // 512), len(pairs.senders))
     listing = jax.jit(lambda at: neighbors.update(at, pairs, CUTOFF_A, capacity))
     edges = listing(start)
-    evaluate = jax.jit(lambda p, at, listed: energy.bead_energies_and_forces(model, p, at, system, listed))
+
+    @jax.jit
+    def evaluate(p, at, listed):
+        """As many as steps, each from where the forces before pushed the beads, so that none is left out."""
+
+        def one(at, _):
+            force = energy.bead_energies_and_forces(model, p, at, system, listed)[1]
+            return at + 1e-9 * force, None
+
+        return jax.lax.scan(one, at, None, steps)[0]
+
     run = {
         "evaluation": lambda: jax.block_until_ready(evaluate(params, start, edges)),
         "listing": lambda: jax.block_until_ready(listing(start)),
@@ -108,7 +143,7 @@ def network(size: str, replicas: int, beads: int, rounds: int, steps: int) -> di
         work()
     rows = [
         {
-            "evaluation": statistics.median(timed(run["evaluation"]) for _ in range(3)),
+            "evaluation": timed(run["evaluation"]) / steps,
             "listing": statistics.median(timed(run["listing"]) for _ in range(3)),
             "step": timed(run["step"]) / steps,
             "step_of_one": timed(run["step_of_one"]) / steps,
@@ -207,13 +242,10 @@ def against_openmm(beads: int, replicas: int, rounds: int) -> dict:
     from cgrefine.system import topology_from_species
 
     x, frames = chain(beads), 4
-    topology, model, params = (
-        topology_from_species([0] * beads),
-        SumOfTerms(prior_terms(FACTS)),
-        prior_parameters(),
-    )
+    topology, model = topology_from_species([0] * beads), SumOfTerms(prior_terms(SHARED))
+    params = shared_parameters()
     fast = Fast(*dense.dense(model, params, topology, np.float32))
-    context, integrator = openmm_context(x, model, params)
+    context, integrator = openmm_context(x)
     compared = energies(x, context, model, params, topology)
 
     def ours() -> None:
@@ -236,27 +268,18 @@ def against_openmm(beads: int, replicas: int, rounds: int) -> dict:
     }
 
 
-def openmm_context(x, model, params):
-    """The same bonds, angles, dihedrals (undamped) and repulsion by custom forces, one thread, Langevin."""
-    import numpy as np
+def openmm_context(x):
+    """The energy of SHARED by custom forces on the CPU platform, one thread, and its Langevin integrator."""
     import openmm as mm
     from openmm import unit
 
-    terms = {term.name: term for term in model.terms}
     system, n = mm.System(), len(x)
     for _ in range(n):
         system.addParticle(110.0)
     kcal, nm = 4.184, 0.1
-    bond = mm.CustomBondForce(f"0.5*{150.0 * kcal / nm**2}*(r-0.38)^2")
-    angle = mm.CustomAngleForce("e(theta)")
-    grid = np.linspace(0.0, np.pi, 721)
-    values = np.asarray(terms["angle"].scalar(params["angle"], grid, np.zeros(721, np.int32)))
-    angle.addTabulatedFunction("e", mm.Continuous1DFunction(kcal * values, 0.0, np.pi))
-    cosines, sines = (kcal * params["dihedral"][name][0] for name in ("cos", "sin"))
-    waves = [
-        f"{a}*cos({k}*theta)+{b}*sin({k}*theta)"
-        for k, (a, b) in enumerate(zip(cosines, sines, strict=True), 1)
-    ]
+    bond = mm.CustomBondForce(f"{0.5 * 150.0 * kcal / nm**2}*(r-{3.8 * nm})^2")
+    angle = mm.CustomAngleForce(f"{0.5 * 12.0 * kcal}*(theta-1.9)^2")
+    waves = [f"{kcal * a}*cos({k}*theta)+{kcal * b}*sin({k}*theta)" for k, (a, b) in enumerate(WAVES, 1)]
     torsion = mm.CustomTorsionForce("+".join(waves))
     # epsilon ((σ/r)^n - e + n e ((r/r_c)² - 1)/2) with e = (σ/r_c)^n: value and slope vanish at the cutoff
     n_power, sigma, cutoff = 12, 3.9, CUTOFF_PRIORS_A
@@ -285,7 +308,7 @@ def openmm_context(x, model, params):
 
 
 def energies(x, context, model, params, topology) -> dict:
-    """kcal/mol of bonds, angles and repulsion of the start, in both; raises when they are not the same."""
+    """kcal/mol of each term at a squeezed structure, in both; raises when they are not the same."""
     import jax
     import numpy as np
     from openmm import unit
@@ -293,17 +316,21 @@ def energies(x, context, model, params, topology) -> dict:
     from cgrefine import energy, neighbors
     from cgrefine.system import pack
 
+    rng = np.random.default_rng(2)
+    squeezed = x * np.array([1.0, 1.0, 0.6]) + rng.normal(scale=0.2, size=x.shape)
+    context.setPositions(0.1 * squeezed)
     system = pack([topology])
     with jax.enable_x64(True):
-        edges = neighbors.exact(system, x, model.cutoff_A)
-        mine = energy.by_term(model, params, np.asarray(x, np.float64), system, edges)
+        edges = neighbors.exact(system, squeezed, model.cutoff_A)
+        mine = energy.by_term(model, params, squeezed, system, edges)
     found = {}
-    for group, name in ((0, "bond"), (1, "angle"), (3, "repulsion")):
+    for group, name in enumerate(("bond", "angle", "dihedral", "repulsion")):
         state = context.getState(getEnergy=True, groups={group})
         theirs = state.getPotentialEnergy().value_in_unit(unit.kilocalories_per_mole)
         found[name] = [round(float(np.sum(mine[name][0])), 4), round(theirs, 4)]
         if not np.allclose(*found[name], rtol=1e-3, atol=1e-2):
             raise ValueError(f"{name}: {found[name]} kcal/mol are not the same energy")
+    context.setPositions(0.1 * x)
     return found
 
 
