@@ -131,8 +131,7 @@ def _result(pack: Pack, cfg: Sim, run: Settings, log: Log) -> Result:
         good += block["alive"].sum(axis=0)
         used += use.sum(axis=0)
         heat += np.where(use, block["temperature_K"], 0.0).sum(axis=0, dtype=np.float64)
-        thin = block[at % every == 0]
-        parts.append({name: thin[name] for name in shown})
+        parts.append({name: block[name][at % every == 0] for name in shown})
         first += len(block)
     series = {name: np.concatenate([part[name] for part in parts]) for name in shown}
     return Result(

@@ -122,8 +122,8 @@ def _scaling(prior: ForceField) -> Scaling:
 def train_member(job: Job, console: Console | None = None) -> None:
     """Train a member to its end, or as far as its process lives; what is finished is not done again.
 
-    Writes checkpoints/, tensorboard/, log.csv and forcefield/. Raises Interrupted after a signal of SIGNALS,
-    with a checkpoint written.
+    Writes checkpoints/, tensorboard/, log.csv and forcefield/. Raises Interrupted after a signal that asks
+    for an end, with a checkpoint written.
     """
     assert job.config.train is not None
     settings = job.config.train.model_copy(update={"seed": job.seed})

@@ -25,6 +25,12 @@ from cgrefine.system import Topology
 
 A_PER_NM = 10.0
 
+HDF5_CHUNK = 64
+"""Frames that an HDF5 file stores together."""
+
+HDF5_HEAD = 1 << 18
+"""Bytes: with 512 a bead, more than the topology and what HDF5 keeps for itself take."""
+
 
 def mdtraj_topology(topology: Topology) -> mdtraj.Topology:
     """The molecule as mdtraj sees it: Cα atoms of its residues, a chain for each unbroken stretch, bonds."""
@@ -99,11 +105,16 @@ class TrajectoryWriter:
             if path.suffix == ".h5" and topologies is None:
                 raise ValueError(f"trajectory {path.name}: HDF5 needs the topology")
         shapes = topologies or [None] * len(self._paths)
-        self._files = [
-            _opened(path, "w") if shape is None or path.suffix != ".h5" else _Hdf5(path, shape)
-            for path, shape in zip(self._hidden, shapes, strict=True)
-        ]
         self._written = [0] * len(self._paths)
+        self._files: list[DCDTrajectoryFile | XTCTrajectoryFile | _Hdf5] = []
+        for path, hidden, shape in zip(self._paths, self._hidden, shapes, strict=True):
+            try:
+                made = _opened(hidden, "w") if path.suffix != ".h5" or shape is None else _Hdf5(hidden, shape)
+            except OSError as error:
+                self.__exit__(OSError, error, None)
+                hidden.unlink(missing_ok=True)
+                raise _not_whole(path) from error
+            self._files.append(made)
 
     def __enter__(self) -> "TrajectoryWriter":
         return self
@@ -119,7 +130,7 @@ class TrajectoryWriter:
                 handle.write(x)
             else:
                 handle.write(x / np.float32(A_PER_NM), time=np.asarray(time_ps, np.float32))
-        except (RuntimeError, TypeError) as error:
+        except (OSError, RuntimeError, TypeError) as error:
             # what mdtraj makes of a failed write: RuntimeError for XTC, TypeError for DCD (a slip of its own)
             raise _not_whole(self._paths[index]) from error
         self._written[index] += len(x)
@@ -128,8 +139,12 @@ class TrajectoryWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            for handle in self._files:
-                handle.close()
+            for handle, path in zip(self._files, self._paths, strict=False):
+                try:
+                    handle.close()
+                except (OSError, RuntimeError) as fault:
+                    if kind is None:
+                        raise _not_whole(path) from fault
             if kind is None:
                 for hidden, path, count in zip(self._hidden, self._paths, self._written, strict=True):
                     _require_whole(hidden, path, count)
@@ -143,10 +158,15 @@ class TrajectoryWriter:
 class _Hdf5:
     """Writes the layout of mdtraj's HDF5 format, conventions Pande 1.1: coordinates in nm, times in ps.
 
-    By h5py, since mdtraj's own writer needs PyTables.
+    By h5py, since mdtraj's own writer needs PyTables. HDF5 ends the process when a write finds the disk full,
+    so the room is taken before each.
     """
 
     def __init__(self, path: Path, topology: Topology) -> None:
+        self._path, self._frames, self._frame_bytes = path, 0, 12 * topology.n_beads + 4
+        self._head_bytes = HDF5_HEAD + 512 * topology.n_beads
+        path.touch()
+        self._take_room(0)
         self._file = h5py.File(path, "w")
         head = {"title": "", "application": "cgrefine", "program": "cgrefine", "programVersion": "",
                 "conventions": "Pande", "conventionVersion": "1.1"}  # fmt: skip
@@ -159,16 +179,25 @@ class _Hdf5:
             ("time", (), b"picoseconds"),
         ):
             made = self._file.create_dataset(
-                name, (0, *shape), "<f4", maxshape=(None, *shape), chunks=(64, *shape)
+                name, (0, *shape), "<f4", maxshape=(None, *shape), chunks=(HDF5_CHUNK, *shape)
             )
             made.attrs["units"] = np.bytes_(unit)
 
     def write(self, positions: np.ndarray, time: np.ndarray) -> None:
-        """Append frames (s, n, 3) nm at times (s,) ps."""
+        """Append frames (s, n, 3) nm at times (s,) ps. Raises OSError when the disk takes no more."""
+        self._take_room(len(positions))
         for name, values in (("coordinates", positions), ("time", time)):
             data = _dataset(self._file, name)
             data.resize(len(data) + len(values), axis=0)
             data[-len(values) :] = values
+
+    def _take_room(self, frames: int) -> None:
+        """Lengthen the file beyond its need with so many frames more; HDF5 cuts it when it is closed."""
+        self._frames += frames
+        chunks = -(-self._frames // HDF5_CHUNK) + 1
+        room = self._head_bytes + chunks * (HDF5_CHUNK * self._frame_bytes + 1024)
+        with self._path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, room)
 
     def close(self) -> None:
         """Close the file."""

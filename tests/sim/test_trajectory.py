@@ -82,12 +82,12 @@ def test_hdf5_is_that_of_the_conventions(tmp_path):
     np.testing.assert_allclose(read_frames(path, path), frames, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("suffix", ["dcd", "xtc"])
+@pytest.mark.parametrize("suffix", ["dcd", "xtc", "h5"])
 def test_a_full_disk_leaves_no_file(tmp_path, suffix):
     """Cut while frames are written, and cut by the very last bytes, of which the C libraries say nothing."""
     frames = np.random.default_rng(0).normal(size=(40, 5, 3)).astype(np.float32)
     path = tmp_path / f"a.{suffix}"
-    with TrajectoryWriter([path]) as writer:
+    with TrajectoryWriter([path], [TOPOLOGY]) as writer:
         writer.write(0, frames, np.arange(40))
     size = path.stat().st_size
     path.unlink()
@@ -97,7 +97,7 @@ def test_a_full_disk_leaves_no_file(tmp_path, suffix):
         try:
             with (
                 pytest.raises(InputError, match="could not be written whole"),
-                TrajectoryWriter([path]) as writer,
+                TrajectoryWriter([path], [TOPOLOGY]) as writer,
             ):
                 writer.write(0, frames, np.arange(40))
         finally:
