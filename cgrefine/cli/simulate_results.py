@@ -148,7 +148,7 @@ def _result(pack: Pack, cfg: Sim, run: Settings, log: Log) -> Result:
 def _write_log(log: Log, pack: Pack, block: np.ndarray) -> None:
     for frame in block:
         for g in np.flatnonzero(frame["alive"]):
-            r = pack.replicas[g]
+            r = pack.replicas[int(g)]
             values = frame["time_ps"], frame["potential"][g], frame["temperature_K"][g]
             log([r.domain.name, r.index, *(f"{v:.6g}" for v in values)])
 

@@ -55,4 +55,4 @@ def failures(ended: Ended, limits: Checks, system: System, kT: np.ndarray) -> li
 def _in_reach(x: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """Whether each bead of (n, 3) can be written, (n, 1); False for one that is not finite."""
     with np.errstate(invalid="ignore", over="ignore"):
-        return (np.abs(x - centre) < PDB_LIMIT_A).all(axis=1, keepdims=True)
+        return np.asarray(np.abs(x - centre) < PDB_LIMIT_A).all(axis=1)[:, None]

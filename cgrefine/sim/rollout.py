@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float
 from cgrefine import checkpoint, energy, neighbors, units
 from cgrefine.compiling import ONCE
 from cgrefine.energy import BeadEnergies
+from cgrefine.geometry import AnyArray
 from cgrefine.neighbors import Candidates
 from cgrefine.sim.langevin import Evaluate, Evaluation, Integrator, State
 from cgrefine.sim.stability import Checks, Motion, first_failure
@@ -60,10 +61,10 @@ class Failed(NamedTuple):
     positions, momenta, forces (n, 3); energies (n,); internal units. Not finite where that was the failure.
     """
 
-    positions: Array
-    momenta: Array
-    forces: Array
-    energies: Array
+    positions: AnyArray
+    momenta: AnyArray
+    forces: AnyArray
+    energies: AnyArray
 
 
 class Progress(NamedTuple):
@@ -254,7 +255,7 @@ def _resumed(resume: Mapping[str, np.ndarray], progress: Any) -> tuple[Progress,
 
     progress: the structure, shapes and dtypes of it.
     """
-    count = jax.ShapeDtypeStruct((), np.int64)
+    count = np.asarray(0, np.int64)
     like = Snapshot(progress, count, count, count)
     progress, done, capacity, regrown = checkpoint.refilled(like, resume)
     return jax.tree.map(jnp.asarray, progress), int(done), int(capacity), int(regrown)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Int
 
 from cgrefine import geometry, residues
 from cgrefine.config.running import Criteria
+from cgrefine.geometry import AnyArray
 from cgrefine.status import Status
 from cgrefine.system import System
 
@@ -52,12 +53,12 @@ class Checks(NamedTuple):
 class Motion(NamedTuple):
     """One frame: positions, momenta, forces (n, 3); energies, mass, kT (n,), internal units."""
 
-    positions: Array
-    momenta: Array
-    forces: Array
-    energies: Array
-    mass: Array
-    kT: Array
+    positions: AnyArray
+    momenta: AnyArray
+    forces: AnyArray
+    energies: AnyArray
+    mass: AnyArray
+    kT: AnyArray
 
 
 def checks(system: System, r0: np.ndarray, criteria: Criteria) -> Checks:
@@ -333,8 +334,9 @@ _OFFENDERS: dict[Status, Callable[[Checks, Motion, np.ndarray, int], Offender]] 
 """The one furthest past each criterion."""
 
 
-def _lengths(x: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(x[pairs[:, 1]] - x[pairs[:, 0]], axis=1)
+def _lengths(x: AnyArray, pairs: np.ndarray) -> np.ndarray:
+    at = np.asarray(x)
+    return np.linalg.norm(at[pairs[:, 1]] - at[pairs[:, 0]], axis=1)
 
 
 def _largest(values: np.ndarray, among: np.ndarray) -> int:

@@ -127,9 +127,9 @@ class TrajectoryWriter:
         handle = self._files[index]
         try:
             if isinstance(handle, DCDTrajectoryFile):
-                handle.write(x)
+                handle.write(x, None)
             else:
-                handle.write(x / np.float32(A_PER_NM), time=np.asarray(time_ps, np.float32))
+                handle.write(x / np.float32(A_PER_NM), np.asarray(time_ps, np.float32))
         except (OSError, RuntimeError, TypeError) as error:
             # what mdtraj makes of a failed write: RuntimeError for XTC, TypeError for DCD (a slip of its own)
             raise _not_whole(self._paths[index]) from error
