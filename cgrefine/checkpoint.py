@@ -1,9 +1,11 @@
-"""Parameter trees on disk: one npz of named float arrays, read without pickle, written atomically."""
+"""Trees of arrays on disk: one npz of named arrays, read without pickle, written atomically."""
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from cgrefine.errors import InputError
@@ -53,5 +55,31 @@ def load_params(path: Path) -> dict[str, Any]:
             return unflatten({name: archive[name] for name in archive.files})
     except OSError as error:
         raise InputError(f"{path}: parameters cannot be read ({error})") from error
-    except ValueError as error:
+    except (ValueError, zipfile.BadZipFile, EOFError) as error:
         raise InputError(f"{path}: not a parameter file, or it holds Python objects ({error})") from error
+
+
+def named_leaves(tree: Any) -> dict[str, np.ndarray]:
+    """The arrays of any tree by their place in it ('progress/step'), as `save_params` takes them."""
+    leaves, _ = jax.tree.flatten_with_path(tree)
+    return {_name(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def refilled(like: Any, named: Mapping[str, np.ndarray]) -> Any:
+    """Inverse of `named_leaves`: the tree of the structure, shapes and dtypes of `like`.
+
+    Raises ValueError when a name, shape or dtype is not that of `like`.
+    """
+    leaves, structure = jax.tree.flatten_with_path(like)
+    names = [_name(path) for path, _ in leaves]
+    if set(names) != set(named):
+        raise ValueError(f"the saved tree holds {sorted(named)}, {sorted(names)} are expected")
+    for name, (_, leaf) in zip(names, leaves, strict=True):
+        found, wanted = (tuple((*a.shape, np.dtype(a.dtype).name)) for a in (named[name], leaf))
+        if found != wanted:
+            raise ValueError(f"{name} of the saved tree is {found}, {wanted} is expected")
+    return jax.tree.unflatten(structure, [named[name] for name in names])
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -15,7 +15,7 @@ from cgrefine.cli.ablate_report import rows_of, write_report
 from cgrefine.cli.ablate_results import Ablation, ablation, content
 from cgrefine.cli.ablate_runs import STAGES, Run, read_run, unobservable
 from cgrefine.cli.console import Console
-from cgrefine.cli.simulate import read_outcomes
+from cgrefine.cli.replicas import read_outcomes
 from cgrefine.cli.stages import require_gate, run_stage
 from cgrefine.config.load import dump
 from cgrefine.config.schema import Config

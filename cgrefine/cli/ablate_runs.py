@@ -11,7 +11,7 @@ import numpy as np
 
 from cgrefine.artifacts import complete, read_json
 from cgrefine.cli.observe import frames_discarded, metric_key
-from cgrefine.cli.simulate import Outcome, read_outcomes
+from cgrefine.cli.replicas import Outcome, read_outcomes
 from cgrefine.errors import InputError
 
 STAGES = ("train", "evaluate", "simulate", "observe")

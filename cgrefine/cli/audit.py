@@ -45,7 +45,7 @@ from cgrefine.cli.audit_verdict import (
 from cgrefine.cli.console import Console
 from cgrefine.cli.force_field import trained_at
 from cgrefine.cli.observe import reference_groups
-from cgrefine.cli.simulate import read_outcomes
+from cgrefine.cli.replicas import read_outcomes
 from cgrefine.config.running import Audit
 from cgrefine.config.schema import Config
 from cgrefine.data.store import Domain, open_dataset

@@ -11,7 +11,8 @@ from cgrefine import units
 from cgrefine.cli.audit_subject import Part, Subject, spread
 from cgrefine.cli.audit_verdict import Finding, level, temperature_check, with_error
 from cgrefine.cli.console import Console
-from cgrefine.cli.simulate import Replica, packed
+from cgrefine.cli.replicas import Replica
+from cgrefine.cli.simulate import packed
 from cgrefine.config.running import Audit
 from cgrefine.report.page import Section, Table, figure
 from cgrefine.sim import audit, evaluation

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cgrefine.artifacts import read_json
-from cgrefine.cli.simulate import Outcome
+from cgrefine.cli.replicas import Outcome
 from cgrefine.config.data import Loader
 from cgrefine.data.frames import frame_set
 from cgrefine.data.store import Dataset, Domain, in_memory, open_dataset

@@ -20,7 +20,8 @@ from cgrefine.cli.audit_subject import Subject, langevin
 from cgrefine.cli.audit_verdict import Verdict
 from cgrefine.cli.console import Console
 from cgrefine.cli.force_field import force_field_folder, opened
-from cgrefine.cli.simulate import Outcome, Replica, assigned, chosen_domains, packs, write_outcomes
+from cgrefine.cli.replicas import Outcome, Replica, write_outcomes
+from cgrefine.cli.simulate import assigned, chosen_domains, packs
 from cgrefine.cli.stages import device_kind, enforce
 from cgrefine.config.running import Sim
 from cgrefine.config.schema import Config

@@ -12,7 +12,8 @@ from cgrefine import units
 from cgrefine.cli.audit_verdict import Finding
 from cgrefine.cli.console import Console
 from cgrefine.cli.observe import reference_groups
-from cgrefine.cli.simulate import Outcome, Replica, packed
+from cgrefine.cli.replicas import Outcome, Replica
+from cgrefine.cli.simulate import packed
 from cgrefine.config.running import Sim
 from cgrefine.data.store import Dataset, Domain
 from cgrefine.fm.forcefield import ForceField

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cgrefine.cli.simulate import Outcome
+from cgrefine.cli.replicas import Outcome
 from cgrefine.config.running import Audit
 from cgrefine.sim import audit, survival
 from cgrefine.sim.audit import Estimate

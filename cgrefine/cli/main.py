@@ -28,7 +28,7 @@ Strict = Annotated[bool, typer.Option("--strict", help="exit with 3 when a check
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
 Ungated = Annotated[bool, typer.Option("--allow-ungated", help="train on priors that failed their gate")]
 Resume = Annotated[
-    str, typer.Option("--resume", metavar="auto|never", help="go on from the checkpoints of the same work")
+    str, typer.Option("--resume", metavar="auto|never", help="go on from where the same work was interrupted")
 ]
 Distributed = Annotated[
     str | None,
@@ -64,7 +64,7 @@ STAGES = {
     "simulate": (
         "Langevin MD of many replicas in one compiled program.",
         "prepare/ (start frames), train/",
-        "trajectories/*.dcd, topology/*.pdb, replicas.csv, report.html",
+        "trajectories/*.dcd, topology/*.pdb, failures/*.pdb, replicas.csv, log.csv, report.html",
     ),
     "observe": (
         "Bond, angle, dihedral, P(r), contact and Rg distributions against the reference.",
@@ -193,7 +193,21 @@ def _stage_command(name: str) -> Callable[..., None]:
             assert config is not None
             _stage(name, config, out, overrides, quiet, force=force, strict=strict)
 
-    chosen = {"train": train, "audit": audit}.get(name, command)
+    def simulate(
+        config: ConfigFile,
+        out: Out,
+        overrides: Overrides = None,
+        force: Force = False,
+        strict: Strict = False,
+        resume: Resume = "auto",
+        quiet: Quiet = False,
+    ) -> None:
+        from cgrefine.cli.train_options import resumes
+
+        again = resumes(resume)
+        _stage(name, config, out, overrides, quiet, force=force, strict=strict, resume=again)
+
+    chosen = {"train": train, "simulate": simulate, "audit": audit}.get(name, command)
     chosen.__doc__, reads, writes = STAGES[name]
     chosen.__name__ = name
     epilog = (

@@ -45,7 +45,7 @@ CHAIN = (
     ),
 )
 BY_NAME = {spec.name: spec for spec in CHAIN}
-RESUMED = frozenset({"prepare", "train"})
+RESUMED = frozenset({"prepare", "train", "simulate"})
 """Stages that take up their own unfinished folder: each piece in it says what work it is the result of."""
 
 EXTRA_SECTIONS = {

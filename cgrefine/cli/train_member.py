@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from cgrefine import distributed, units
 from cgrefine.cli.console import Bar, Console
+from cgrefine.cli.signals import asked_to_end
 from cgrefine.config.data import Loader
 from cgrefine.config.schema import Config
 from cgrefine.config.training import Model, Train
@@ -32,9 +32,6 @@ from cgrefine.fm.priors import parameters
 from cgrefine.fm.priors.parameters import Scaling
 from cgrefine.fm.step import parts
 from cgrefine.fm.train import EpochLog, Event, Snapshot, Task, fit, single
-
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-"""That end a training after the update at hand: Slurm sends the first two before it takes a node away."""
 
 
 class Sets(NamedTuple):
@@ -125,8 +122,8 @@ def _scaling(prior: ForceField) -> Scaling:
 def train_member(job: Job, console: Console | None = None) -> None:
     """Train a member to its end, or as far as its process lives; what is finished is not done again.
 
-    Writes checkpoints/, tensorboard/, log.csv and forcefield/. Raises Interrupted after a signal of SIGNALS,
-    with a checkpoint written.
+    Writes checkpoints/, tensorboard/, log.csv and forcefield/. Raises Interrupted after a signal that asks
+    for an end, with a checkpoint written.
     """
     assert job.config.train is not None
     settings = job.config.train.model_copy(update={"seed": job.seed})
@@ -143,7 +140,7 @@ def trained(member: Member, settings: Train, job: Job, console: Console) -> Snap
     last = start
     with (
         snapshots.snapshots(folder, settings.keep_checkpoints) as manager,
-        _asked_to_end() as asked,
+        asked_to_end() as asked,
         _board(job.folder / "tensorboard") as board,
         console.bar(f"train {job.seed}") as bar,
     ):
@@ -170,27 +167,6 @@ def _due(event: Event, settings: Train) -> bool:
     if event.log is not None:
         return event.log.epoch > 0 and event.log.epoch % settings.checkpoint_every_epochs == 0
     return event.progress.updates % settings.checkpoint_every_updates == 0
-
-
-@contextmanager
-def _asked_to_end() -> Iterator[Callable[[], int | None]]:
-    """Yield a function that tells which signal asked for an end; a second one acts at once."""
-    caught: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-        signal.signal(number, signal.SIG_DFL)
-
-    try:
-        before = {number: signal.signal(number, note) for number in SIGNALS}
-    except ValueError:
-        # only the main thread of a process may listen; workers of a pool are ended by their scheduler
-        before = {}
-    try:
-        yield lambda: caught[0] if caught else None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _tell(bar: Bar, event: Event, settings: Train) -> None:

@@ -31,7 +31,7 @@ class Sim(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     start: Literal["reference", "extended"] = "reference"
     domains: list[str] | None = None
-    format: Literal["dcd", "xtc"] = "dcd"
+    format: Literal["dcd", "xtc", "h5"] = "dcd"
     criteria: Criteria = Criteria()
 
     @model_validator(mode="after")

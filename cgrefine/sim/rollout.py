@@ -3,11 +3,12 @@
 Neighbours are rebuilt at each step from all pairs within each graph (no skin). When a list does not
 fit its buffer the chunk is thrown away and run again with a larger one, so no edge is ever dropped.
 A replica that fails is frozen at its last good state; from then on the energy sees that state in its
-place, so nothing that it became can reach the other replicas.
+place, so nothing that it became can reach the other replicas. What it had become is kept beside, once.
+Each chunk carries a snapshot, from which the run goes on bit for bit (on the same kind of machine).
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from cgrefine import energy, neighbors, units
+from cgrefine import checkpoint, energy, neighbors, units
 from cgrefine.compiling import ONCE
 from cgrefine.energy import BeadEnergies
+from cgrefine.geometry import AnyArray
 from cgrefine.neighbors import Candidates
 from cgrefine.sim.langevin import Evaluate, Evaluation, Integrator, State
 from cgrefine.sim.stability import Checks, Motion, first_failure
@@ -53,13 +55,37 @@ class Settings:
             raise ValueError(f"{self.n_frames} frames are not whole chunks of {self.chunk_frames}")
 
 
+class Failed(NamedTuple):
+    """Each graph in the state that failed, as proposed and before it was frozen; zero while it is alive.
+
+    positions, momenta, forces (n, 3); energies (n,); internal units. Not finite where that was the failure.
+    """
+
+    positions: AnyArray
+    momenta: AnyArray
+    forces: AnyArray
+    energies: AnyArray
+
+
 class Progress(NamedTuple):
-    """What a run carries on: state; status, fail_step (g,) int32, fail_step -1 while alive; step () int32."""
+    """What a run carries on: state; status, fail_step (g,) int32, fail_step -1 while alive; step () int32;
+    failed: the states that failed."""
 
     state: State
     status: Array
     fail_step: Array
     step: Array
+    failed: Failed
+
+
+class Snapshot(NamedTuple):
+    """A run after a whole chunk, on the host. frames (): given so far; capacity (): of the edge buffer;
+    regrown (): times that it was enlarged. Goes to disk as `checkpoint.named_leaves` of it."""
+
+    progress: Progress
+    frames: np.ndarray
+    capacity: np.ndarray
+    regrown: np.ndarray
 
 
 class Fast(NamedTuple):
@@ -90,7 +116,8 @@ class Chunk(NamedTuple):
     positions (s, n, 3) float32 Å; time_ps (s,); potential, kinetic (s, g) kcal/mol; temperature_K (s, g)
     kinetic, mean over the steps since the frame before; alive (s, g): False on frames that only repeat
     the last good state; status, fail_step (g,) at the end of the chunk (fail_step -1: none);
-    regrown: times that the neighbour buffer was enlarged so far; edge_capacity: its size.
+    regrown: times that the neighbour buffer was enlarged so far; edge_capacity: its size; snapshot: of the
+    run after this chunk.
     """
 
     positions: np.ndarray
@@ -103,6 +130,31 @@ class Chunk(NamedTuple):
     fail_step: np.ndarray
     regrown: int
     edge_capacity: int
+    snapshot: Snapshot
+
+
+class Ended(NamedTuple):
+    """What a run has come to: frames given; regrown; status, fail_step (g,), see Chunk; positions (n, 3) Å,
+    the last good ones; failed: the states that failed."""
+
+    frames: int
+    regrown: int
+    status: np.ndarray
+    fail_step: np.ndarray
+    positions: np.ndarray
+    failed: Failed
+
+
+def ended(named: Mapping[str, np.ndarray]) -> Ended:
+    """The state of a run by the named leaves of a snapshot, whatever integrator it had."""
+    return Ended(
+        frames=int(named["frames"]),
+        regrown=int(named["regrown"]),
+        status=named["progress/status"],
+        fail_step=named["progress/fail_step"],
+        positions=named["progress/state/positions"],
+        failed=Failed(*(named[f"progress/failed/{name}"] for name in Failed._fields)),
+    )
 
 
 def settings(
@@ -141,6 +193,7 @@ def rollout(
     run: Settings,
     limits: Checks,
     fast: Fast | None = None,
+    resume: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[Chunk]:
     """Run all graphs from the given positions, with Maxwell momenta, and yield chunks in order.
 
@@ -149,8 +202,10 @@ def rollout(
     The same bead_energies, integrator, stride and chunk compile once, whatever the parameters and kT.
     fast: forces of the same energy, used between frames; each frame's own energy is that of bead_energies.
     With it a failure is seen, and its replica frozen, every run.check_every steps.
+    resume: the named leaves of a snapshot of the same run, which goes on with the chunk after it.
     Ends early when every replica has failed. Raises ValueError on starting positions that are not
-    finite (the status of a replica speaks of dynamics, not of input), and on check_every without `fast`.
+    finite (the status of a replica speaks of dynamics, not of input), on check_every without `fast`, and
+    on a snapshot of another run.
     """
     if fast is None and run.check_every > 1:
         raise ValueError(f"criteria every {run.check_every} steps need fast forces, which were not given")
@@ -165,13 +220,15 @@ def rollout(
     fixed = (bead_energies, integrator, run.cutoff_A)
     lengths = (run.stride // run.check_every, run.chunk_frames, run.check_every)
     forces, chain = (None, ()) if fast is None else (fast.forces, in_dtype(fast.chain, x.dtype))
-    regrown = done = 0
     begin = (forces, params, start_key, x, packed, pairs, kT_bead, limits, chain)
-    progress = _start(*fixed, capacity, *begin)
-    while bool(progress.state.at.overflow):
-        capacity, regrown = _rounded(1.5 * capacity, pairs), regrown + 1
-        progress = _start(*fixed, capacity, *begin)
-    while done < run.n_frames:
+    if resume is None:
+        progress, regrown, done = _start(*fixed, capacity, *begin), 0, 0
+        while bool(progress.state.at.overflow):
+            capacity, regrown = _rounded(1.5 * capacity, pairs), regrown + 1
+            progress = _start(*fixed, capacity, *begin)
+    else:
+        progress, done, capacity, regrown = _resumed(resume, _start.eval_shape(*fixed, capacity, *begin))
+    while done < run.n_frames and (done == 0 or _any_alive(progress, packed)):
         after, frames = _advance(
             *fixed,
             capacity,
@@ -191,8 +248,21 @@ def rollout(
             continue
         progress, done = after, done + run.chunk_frames
         yield _to_host(progress, frames, done, run, integrator.dt, regrown, capacity)
-        if not bool(jnp.any((progress.status == Status.OK) & packed.graph_mask)):
-            return
+
+
+def _resumed(resume: Mapping[str, np.ndarray], progress: Any) -> tuple[Progress, int, int, int]:
+    """Progress on the device, frames done, capacity and times regrown, from the named leaves of a snapshot.
+
+    progress: the structure, shapes and dtypes of it.
+    """
+    count = np.asarray(0, np.int64)
+    like = Snapshot(progress, count, count, count)
+    progress, done, capacity, regrown = checkpoint.refilled(like, resume)
+    return jax.tree.map(jnp.asarray, progress), int(done), int(capacity), int(regrown)
+
+
+def _any_alive(progress: Progress, system: System) -> bool:
+    return bool(jnp.any((progress.status == Status.OK) & system.graph_mask))
 
 
 def in_dtype(tree: Any, dtype: Any) -> Any:
@@ -270,7 +340,9 @@ def _start(
     alive = jnp.full(n_graphs, int(Status.OK), jnp.int32)
     status = first_failure(limits, _motion(state, system, kT), system, alive)
     fail_step = jnp.where(status == Status.OK, -1, 0).astype(jnp.int32)
-    return Progress(state, status, fail_step, jnp.asarray(0, jnp.int32))
+    none = jax.tree.map(jnp.zeros_like, _failed(state))
+    failed = _where((status != Status.OK)[system.graph_id], _failed(state), none)
+    return Progress(state, status, fail_step, jnp.asarray(0, jnp.int32), failed)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5, 6, 7))
@@ -321,9 +393,12 @@ def _advance(
         status = first_failure(limits, _motion(proposal, system, kT), system, before.status)
         alive = (status == Status.OK)[system.graph_id]
         state = _chosen(alive, proposal, before.state)
-        fail_step = jnp.where((status != before.status), step, before.fail_step)
+        newly = status != before.status
+        fail_step = jnp.where(newly, step, before.fail_step)
+        failed = _where(newly[system.graph_id], _failed(proposal), before.failed)
         heat = heat + graph_temperatures(_kinetic(state, system), system)
-        return (Progress(state, status, fail_step, step), overflow | proposal.at.overflow, heat), None
+        after = Progress(state, status, fail_step, step, failed)
+        return (after, overflow | proposal.at.overflow, heat), None
 
     def one_frame(carry, _):
         before, overflow = carry
@@ -376,10 +451,21 @@ def _fast_steps(
     return State(_rows(state.positions + origin), _rows(state.momenta), known)
 
 
-def _chosen(alive: Bool[Array, " beads"], new: State, old: State) -> State:
-    def pick(a, b):
-        return jnp.where(alive[:, None] if a.ndim == 2 else alive, a, b)
+def _where(here: Bool[Array, " beads"], yes: Any, no: Any) -> Any:
+    """Trees of arrays (n, ...), bead by bead."""
 
+    def pick(a, b):
+        return jnp.where(here[:, None] if a.ndim == 2 else here, a, b)
+
+    return jax.tree.map(pick, yes, no)
+
+
+def _failed(state: State) -> Failed:
+    return Failed(state.positions, state.momenta, state.at.forces, state.at.energies)
+
+
+def _chosen(alive: Bool[Array, " beads"], new: State, old: State) -> State:
+    pick = partial(_where, alive)
     at = Evaluation(
         pick(new.at.energies, old.at.energies), pick(new.at.forces, old.at.forces), new.at.overflow
     )
@@ -431,4 +517,7 @@ def _to_host(
         fail_step=np.asarray(progress.fail_step),
         regrown=regrown,
         edge_capacity=capacity,
+        snapshot=Snapshot(
+            jax.tree.map(np.asarray, progress), *(np.asarray(v, np.int64) for v in (done, capacity, regrown))
+        ),
     )

@@ -4,6 +4,8 @@ Criteria and thresholds for one bead per residue: see config.running.Criteria. A
 failure; within one step the order is that of `Status` (a state that is not finite says nothing else).
 """
 
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,6 +15,7 @@ from jaxtyping import Array, Bool, Int
 
 from cgrefine import geometry, residues
 from cgrefine.config.running import Criteria
+from cgrefine.geometry import AnyArray
 from cgrefine.status import Status
 from cgrefine.system import System
 
@@ -50,12 +53,12 @@ class Checks(NamedTuple):
 class Motion(NamedTuple):
     """One frame: positions, momenta, forces (n, 3); energies, mass, kT (n,), internal units."""
 
-    positions: Array
-    momenta: Array
-    forces: Array
-    energies: Array
-    mass: Array
-    kT: Array
+    positions: AnyArray
+    momenta: AnyArray
+    forces: AnyArray
+    energies: AnyArray
+    mass: AnyArray
+    kT: AnyArray
 
 
 def checks(system: System, r0: np.ndarray, criteria: Criteria) -> Checks:
@@ -209,3 +212,132 @@ def _any_pair(
 def _any(bad: Bool[Array, " n"], graph: Int[Array, " n"], system: System) -> Bool[Array, " graphs"]:
     hits = jax.ops.segment_sum(bad.astype(jnp.int32), graph, system.graph_mask.shape[0])
     return hits > 0
+
+
+class Culprit(NamedTuple):
+    """What met a criterion. beads: indices in the molecule, none for a criterion on all of it; residues:
+    their names; value: found, NaN where that is the finding; limit: allowed; text: in words, with units."""
+
+    status: Status
+    beads: tuple[int, ...]
+    residues: tuple[str, ...]
+    value: float
+    limit: float
+    text: str
+
+
+def culprit(limits: Checks, motion: Motion, system: System, graph: int, status: Status) -> Culprit:
+    """The bead, bond or pair of one graph that is furthest past the criterion it failed by (host, numpy).
+
+    motion: the state that failed. status: the criterion, as the run found it: near a limit the rounding of
+    another order of operations could decide otherwise. Raises ValueError on a status that is no failure of a
+    frame.
+    """
+    if status not in _OFFENDERS:
+        raise ValueError(
+            f"status {status.name} is no criterion on a frame; there are {[s.name for s in _OFFENDERS]}"
+        )
+    x, p, f = (np.asarray(part, np.float64) for part in motion[:3])
+    energies, mass, kT = (np.asarray(part, np.float64) for part in motion[3:])
+    mine = (np.asarray(system.graph_id) == graph) & np.asarray(system.bead_mask)
+    with np.errstate(over="ignore", invalid="ignore"):
+        beads, value, limit, what = _OFFENDERS[status](
+            limits, Motion(x, p, f, energies, mass, kT), mine, graph
+        )
+    first = int(np.argmax(mine))
+    names = tuple(residues.RESIDUES[int(system.species[b])] for b in beads)
+    where = " and ".join(f"{name} (bead {b - first})" for name, b in zip(names, beads, strict=True))
+    text = what.format(where=where, value=value, limit=limit)
+    return Culprit(status, tuple(int(b) - first for b in beads), names, float(value), float(limit), text)
+
+
+Offender = tuple[Sequence[int] | np.ndarray, float, float, str]
+"""Packed beads, value, limit, and a sentence to fill in."""
+
+
+def _non_finite_bead(limits: Checks, motion: Motion, mine: np.ndarray, graph: int) -> Offender:
+    for name, values in motion._asdict().items():
+        flat = values.reshape(len(mine), -1)
+        bad = np.flatnonzero(mine & ~np.isfinite(flat).all(axis=1))
+        if len(bad):
+            b = int(bad[0])
+            value = flat[b, np.argmin(np.isfinite(flat[b]))]
+            what = (
+                "momentum"
+                if name == "momenta"
+                else "energy"
+                if name == "energies"
+                else name.removesuffix("s")
+            )
+            others = f", {len(bad)} beads in all" if len(bad) > 1 else ""
+            return [b], value, math.nan, f"{what} of {{where}} is {{value}}{others}"
+    raise ValueError(f"the state of graph {graph} is finite")
+
+
+def _worst_bond(limits: Checks, motion: Motion, mine: np.ndarray, graph: int) -> Offender:
+    bonds = np.asarray(limits.bonds)
+    r = _lengths(motion.positions, bonds)
+    deviation = np.abs(r - limits.r0)
+    cis = np.where(limits.may_be_cis, np.abs(r - CIS_PROLINE_A), deviation)
+    b = _largest(np.minimum(deviation, cis), mine[bonds[:, 0]] & limits.bond_mask)
+    usual = CIS_PROLINE_A if cis[b] < deviation[b] else float(limits.r0[b])
+    allowed = usual + math.copysign(float(limits.bond_deviation), r[b] - usual)
+    return bonds[b], r[b], allowed, "bond of {where} is {value:.4g} Å, limit {limit:.4g} Å"
+
+
+def _worst_second(limits: Checks, motion: Motion, mine: np.ndarray, graph: int) -> Offender:
+    seconds = np.asarray(limits.seconds)
+    r = _lengths(motion.positions, seconds)
+    b = _largest(-r, mine[seconds[:, 0]] & limits.second_mask)
+    return seconds[b], r[b], float(limits.second_min), _APART
+
+
+def _worst_overlap(limits: Checks, motion: Motion, mine: np.ndarray, graph: int) -> Offender:
+    pairs = np.asarray(limits.pairs)
+    r = _lengths(motion.positions, pairs)
+    b = _largest(-r, mine[pairs[:, 0]])
+    return pairs[b], r[b], float(limits.overlap_min), _APART
+
+
+def _worst_force(limits: Checks, motion: Motion, mine: np.ndarray, graph: int) -> Offender:
+    size = np.linalg.norm(motion.forces, axis=1)
+    b = _largest(size, mine)
+    text = "force on {where} is {value:.4g} kcal/mol/Å, limit {limit:.4g} kcal/mol/Å"
+    return [b], size[b], float(limits.max_force), text
+
+
+def _fastest(limits: Checks, motion: Motion, mine: np.ndarray, graph: int) -> Offender:
+    kinetic = np.sum(motion.momenta**2, axis=1) / (2.0 * motion.mass) / np.where(mine, motion.kT, 1.0)
+    b = _largest(kinetic, mine)
+    text = "kinetic energy of {where} is {value:.4g} kT, limit {limit:.4g} kT"
+    return [b], kinetic[b], float(limits.max_kinetic_kT), text
+
+
+def _size(limits: Checks, motion: Motion, mine: np.ndarray, graph: int) -> Offender:
+    x = motion.positions[mine]
+    rg = math.sqrt(np.mean(np.sum((x - x.mean(axis=0)) ** 2, axis=1)))
+    low, high = float(limits.rg_low[graph]), float(limits.rg_high[graph])
+    limit = low if abs(rg - low) < abs(rg - high) else high
+    return [], rg, limit, "radius of gyration is {value:.4g} Å, limit {limit:.4g} Å"
+
+
+_APART = "{where} are {value:.4g} Å apart, limit {limit:.4g} Å"
+_OFFENDERS: dict[Status, Callable[[Checks, Motion, np.ndarray, int], Offender]] = {
+    Status.NON_FINITE: _non_finite_bead,
+    Status.BOND: _worst_bond,
+    Status.SECOND_NEIGHBOR: _worst_second,
+    Status.OVERLAP: _worst_overlap,
+    Status.FORCE: _worst_force,
+    Status.KINETIC: _fastest,
+    Status.SIZE: _size,
+}
+"""The one furthest past each criterion."""
+
+
+def _lengths(x: AnyArray, pairs: np.ndarray) -> np.ndarray:
+    at = np.asarray(x)
+    return np.linalg.norm(at[pairs[:, 1]] - at[pairs[:, 0]], axis=1)
+
+
+def _largest(values: np.ndarray, among: np.ndarray) -> int:
+    return int(np.argmax(np.where(among, values, -np.inf)))

@@ -18,7 +18,7 @@ from cgrefine.cli import ablate, ablate_report, ablate_results, ablate_runs
 from cgrefine.cli.ablate_results import Reached, Summary, reached, summary
 from cgrefine.cli.console import Console
 from cgrefine.cli.observe import model_groups
-from cgrefine.cli.simulate import Outcome, write_outcomes
+from cgrefine.cli.replicas import Outcome, write_outcomes
 from cgrefine.config import parse
 from cgrefine.data.store import write_domain, write_index
 from cgrefine.errors import GateError, InputError

@@ -8,7 +8,7 @@ from scipy.stats import binom
 from cgrefine import units
 from cgrefine.cli.audit_energy import drift_finding, order_finding
 from cgrefine.cli.audit_verdict import judged, survival_finding, temperature_check, temperature_finding
-from cgrefine.cli.simulate import Outcome
+from cgrefine.cli.replicas import Outcome
 from cgrefine.config.running import Audit, Criteria
 from cgrefine.sim import audit, evaluation
 from cgrefine.sim.calibration import highest_kinetic_kT

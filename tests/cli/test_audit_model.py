@@ -9,7 +9,8 @@ import pytest
 
 from cgrefine import units
 from cgrefine.cli import main
-from cgrefine.cli.simulate import assigned, packed, read_outcomes
+from cgrefine.cli.replicas import read_outcomes
+from cgrefine.cli.simulate import assigned, packed
 from cgrefine.config.running import Criteria, Sim
 from cgrefine.data.store import open_dataset, write_domain, write_index
 from cgrefine.errors import GateError, InputError

@@ -12,7 +12,8 @@ import pytest
 from cgrefine.artifacts import stage_folder
 from cgrefine.cli import audit, audit_ensemble, simulate
 from cgrefine.cli.console import Console
-from cgrefine.cli.simulate import Outcome, assigned, chosen_domains, packs, read_outcomes, write_outcomes
+from cgrefine.cli.replicas import Outcome, read_outcomes, write_outcomes
+from cgrefine.cli.simulate import assigned, chosen_domains, packs
 from cgrefine.config import parse
 from cgrefine.config.running import Sim
 from cgrefine.data.store import open_dataset, write_domain, write_index

@@ -48,13 +48,14 @@ def go(
     mover: Integrator = LANGEVIN,
     criteria=None,
     kT=0.6,
+    resume=None,
 ):
     system = pack([TOPOLOGY] * graphs) if system is None else system
     limits = checks(system, np.full(len(system.bond_mask), 3.8), criteria or Criteria(size_limits=False))
     return list(
         rollout(
             model, params, system, x, np.full(len(system.graph_mask), kT), jax.random.key(4), mover,
-            run, limits,
+            run, limits, resume=resume,
         )
     )  # fmt: skip
 

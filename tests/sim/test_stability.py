@@ -150,3 +150,51 @@ def test_reference_bond_lengths_leave_cis_out():
 def test_r0_of_another_system_is_refused():
     with pytest.raises(ValueError, match="r0 has shape"):
         checks(SYSTEM, np.zeros(3), Criteria())
+
+
+GUILTY = {
+    "position not finite": ((3,), np.nan, np.nan),
+    "momentum not finite": ((3,), np.inf, np.nan),
+    "force not finite": ((3,), np.nan, np.nan),
+    "energy not finite": ((3,), np.nan, np.nan),
+    "bond long": ((8, 9), 4.5, 4.4),
+    "bond short": ((8, 9), 3.1, 3.2),
+    "second neighbor": ((4, 6), 2 * 3.8 * np.sin(np.deg2rad(29.0)), 3.8),
+    "overlap": ((4, 8), None, 2.8),
+    "force": ((5,), 301.0, 300.0),
+    "kinetic": ((5,), 21.0, 20.0),
+    "rod": ((), 3.8 * np.sqrt((N * N - 1) / 12), 0.9 * 3.8 * np.sqrt((N * N - 1) / 12)),
+    "collapse": ((), None, 1.6 * N**0.38),
+}
+"""Beads, value and limit by hand."""
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_the_culprit_is_named(name):
+    """The one bead, bond or pair that was put wrong, in the numbering of its molecule."""
+    frame, status = BROKEN[name]
+    beads, value, limit = GUILTY[name]
+    found = stability.culprit(limits(), frame, SYSTEM, 1, status)
+    assert found.status == status and found.beads == beads
+    assert found.residues == tuple("PRO" if b == 6 else "ALA" for b in beads)
+    x = np.asarray(frame.positions[N : 2 * N])
+    if name == "collapse":
+        value = np.sqrt(x.var(axis=0).sum())
+    elif value is None:
+        value = min(np.linalg.norm(x[i] - x[j]) for i in range(N) for j in range(i + 3, N))
+    np.testing.assert_allclose([found.value, found.limit], [value, limit], rtol=2e-3, atol=1e-9)
+    shown = f"{found.value:.4g}" if np.isfinite(found.value) else str(found.value)
+    assert shown in found.text and all(f"bead {b}" in found.text for b in beads)
+
+
+def test_the_culprit_before_proline_is_measured_from_the_nearer_state():
+    """Bond 5-6 at 2.2 Å: 0.75 Å below the cis length."""
+    frame = motion(x=stretched(5, 2.2))
+    found = stability.culprit(limits(), frame, SYSTEM, 1, Status.BOND)
+    assert found.beads == (5, 6) and found.residues == ("ALA", "PRO")
+    assert found.limit == pytest.approx(2.95 - 0.6)
+
+
+def test_a_healthy_status_has_no_culprit():
+    with pytest.raises(ValueError, match="status OK is no criterion"):
+        stability.culprit(limits(), motion(), SYSTEM, 1, Status.OK)

@@ -1,9 +1,14 @@
 """What is written opens in mdtraj with the same numbers."""
 
+import json
+import resource
+
+import h5py
 import mdtraj
 import numpy as np
 import pytest
 
+from cgrefine.errors import InputError
 from cgrefine.sim.trajectory import TrajectoryWriter, read_frames, write_pdb
 from cgrefine.system import topology_from_species
 from tests.chains import random_chain
@@ -55,3 +60,46 @@ def test_an_interrupted_file_does_not_appear(tmp_path):
 def test_an_unknown_ending_is_refused(tmp_path):
     with pytest.raises(ValueError, match="must end in"):
         TrajectoryWriter([tmp_path / "a.trr"])
+    with pytest.raises(ValueError, match="HDF5 needs the topology"):
+        TrajectoryWriter([tmp_path / "a.h5"])
+
+
+def test_hdf5_is_that_of_the_conventions(tmp_path):
+    """Coordinates in nm, times in ps, the topology as JSON: Pande 1.1."""
+    frames = np.stack([random_chain(5, seed) for seed in range(70)]).astype(np.float32)
+    path = tmp_path / "a.h5"
+    with TrajectoryWriter([path], [TOPOLOGY]) as writer:
+        writer.write(0, frames[:3], np.arange(3))
+        writer.write(0, frames[3:], np.arange(3, 70))
+    with h5py.File(path) as file:
+        assert file.attrs["conventions"] == b"Pande" and file.attrs["conventionVersion"] == b"1.1"
+        assert file["coordinates"].attrs["units"] == b"nanometers"  # pyright: ignore[reportAttributeAccessIssue] - a dataset
+        np.testing.assert_allclose(np.asarray(file["coordinates"]), frames / 10.0, rtol=1e-6)
+        np.testing.assert_array_equal(np.asarray(file["time"]), np.arange(70))
+        topology = json.loads(np.asarray(file["topology"])[0])
+    assert topology["bonds"] == [[0, 1], [1, 2], [3, 4]]
+    assert [r["resSeq"] for c in topology["chains"] for r in c["residues"]] == [5, 6, 7, 20, 21]
+    np.testing.assert_allclose(read_frames(path, path), frames, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["dcd", "xtc", "h5"])
+def test_a_full_disk_leaves_no_file(tmp_path, suffix):
+    """Cut while frames are written, and cut by the very last bytes, of which the C libraries say nothing."""
+    frames = np.random.default_rng(0).normal(size=(40, 5, 3)).astype(np.float32)
+    path = tmp_path / f"a.{suffix}"
+    with TrajectoryWriter([path], [TOPOLOGY]) as writer:
+        writer.write(0, frames, np.arange(40))
+    size = path.stat().st_size
+    path.unlink()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (size // 2, size - 1):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with (
+                pytest.raises(InputError, match="could not be written whole"),
+                TrajectoryWriter([path], [TOPOLOGY]) as writer,
+            ):
+                writer.write(0, frames, np.arange(40))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert list(tmp_path.iterdir()) == []
