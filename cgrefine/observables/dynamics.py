@@ -67,7 +67,7 @@ class Diffusion(NamedTuple):
 
 
 def diffusion(
-    runs: Sequence[Float[np.ndarray, "frames beads 3"]], frame_ps: float, fit_ps: tuple[float, float]
+    runs: Sequence[Float[np.ndarray, "_ beads 3"]], frame_ps: float, fit_ps: tuple[float, float]
 ) -> Diffusion:
     """Diffusion coefficient from MSD = 2 D t + c in each dimension, by a straight line over lags fit_ps.
 

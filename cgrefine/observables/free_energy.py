@@ -58,7 +58,7 @@ def free_energy(mass: Float[np.ndarray, "x y"], kT: float) -> Float[np.ndarray, 
 
 
 def surface(
-    groups: Sequence[Float[np.ndarray, "frames 2"]],
+    groups: Sequence[Float[np.ndarray, "_ 2"]],
     x_grid: Bins,
     y_grid: Bins,
     kT: float,
@@ -139,7 +139,7 @@ class Tica(NamedTuple):
         return (np.asarray(features, np.float64) - self.mean) @ self.components
 
 
-def tica(runs: Sequence[Float[np.ndarray, "frames p"]], lag: int) -> Tica | None:
+def tica(runs: Sequence[Float[np.ndarray, "_ p"]], lag: int) -> Tica | None:
     """The two slowest linear coordinates of the reference's features, by deeptime: reversible estimator.
 
     The same map is applied to the model. None when the runs have no more than `lag` frames, or fewer than two

@@ -79,7 +79,7 @@ RELIABLE_TIMES = 50
 """Autocorrelation times that series must last for their estimate to be believed (Sokal's rule of thumb)."""
 
 
-def autocovariance(series: Sequence[Float[np.ndarray, " frames"]]) -> Float[np.ndarray, " lags"]:
+def autocovariance(series: Sequence[Float[np.ndarray, " _"]]) -> Float[np.ndarray, " lags"]:
     """Covariance at each lag, mean over all pairs of frames of all series about their common mean.
 
     The common mean counts runs that are stuck in different places as correlated, which they are.
@@ -103,7 +103,7 @@ def lagged_products(
     return np.fft.irfft(np.abs(spectrum) ** 2, 2 * frames, axis=0)[:lags]
 
 
-def correlation(series: Sequence[Float[np.ndarray, " frames"]], factor: float = 5.0) -> Correlation:
+def correlation(series: Sequence[Float[np.ndarray, " _"]], factor: float = 5.0) -> Correlation:
     """Autocorrelation time of one number a frame, over one or several runs, with automatic windowing.
 
     The sum ends at the first lag M ≥ factor · time(M). Sokal in "Functional Integration", 131 (1997),
