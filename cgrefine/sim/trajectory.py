@@ -127,7 +127,7 @@ class TrajectoryWriter:
         handle = self._files[index]
         try:
             if isinstance(handle, DCDTrajectoryFile):
-                handle.write(x, None)
+                handle.write(x)
             else:
                 handle.write(x / np.float32(A_PER_NM), np.asarray(time_ps, np.float32))
         except (OSError, RuntimeError, TypeError) as error:
