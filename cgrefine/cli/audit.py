@@ -135,7 +135,7 @@ def conserved(
     force_field: ForceField, replicas: Sequence[Replica], sim: Sim, cfg: Audit, console: Console
 ) -> Drift:
     """Velocity Verlet from these positions, with momenta at the temperature of the simulation."""
-    system, limits = packed(replicas, sim.criteria, sim.temperature_K)
+    system, limits = packed(replicas, sim)
     time_ps, total, alive, status = audit.constant_energy_run(
         force_field.model,
         force_field.params,

@@ -1,4 +1,4 @@
-"""`cgrefine simulate`: replicas of the trained force field by Langevin dynamics, written as trajectories."""
+"""`cgrefine simulate`: replicas of the trained force field by molecular dynamics, written as trajectories."""
 
 import csv
 import time
@@ -13,19 +13,19 @@ from matplotlib.figure import Figure
 from cgrefine import units
 from cgrefine.artifacts import Stage
 from cgrefine.cli.console import Console
+from cgrefine.cli.dynamics import description, integrator, relaxed, resolved, with_masses
 from cgrefine.cli.force_field import trained_at
 from cgrefine.cli.observe import reference_groups
-from cgrefine.config.running import Criteria, Sim
+from cgrefine.config.running import Sim
 from cgrefine.config.schema import Config
 from cgrefine.data.store import Dataset, Domain, open_dataset
 from cgrefine.errors import InputError
 from cgrefine.fm.forcefield import ForceField
 from cgrefine.report.page import Section, Table, figure, save_figure, write_page
 from cgrefine.sim.audit import mean_and_stderr, thermalised_means
-from cgrefine.sim.langevin import Langevin
 from cgrefine.sim.rollout import Chunk, Settings, rollout, settings
 from cgrefine.sim.stability import Checks, checks, reference_bond_lengths
-from cgrefine.sim.starts import extended_chain, reference_starts
+from cgrefine.sim.starts import extended_chain, pdb_start, reference_starts
 from cgrefine.sim.trajectory import TrajectoryWriter, write_pdb
 from cgrefine.status import REASONS, Status
 from cgrefine.system import System, pack
@@ -90,6 +90,7 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     assert cfg is not None
     force_field = trained_at(root / "train", cfg.temperature_K, console)
     replicas = assigned(chosen_domains(open_dataset(root / "prepare"), cfg), cfg)
+    cfg = resolved(cfg, force_field, replicas, console)
     run = run_settings(cfg, force_field)
     (stage.path / "trajectories").mkdir()
     (stage.path / "topology").mkdir()
@@ -139,17 +140,17 @@ def packs(replicas: Sequence[Replica]) -> Iterator[list[Replica]]:
     yield batch
 
 
-def packed(replicas: Sequence[Replica], criteria: Criteria, temperature_K: float) -> tuple[System, Checks]:
+def packed(replicas: Sequence[Replica], cfg: Sim) -> tuple[System, Checks]:
     """The packed graph of the replicas, and the criteria around the usual bond lengths of the reference."""
-    system = pack([r.domain.topology for r in replicas])
+    system = with_masses(pack([r.domain.topology for r in replicas]), cfg)
     usual = {r.domain.name: r.domain for r in replicas}
     r0 = {
         name: reference_bond_lengths(
-            np.concatenate(reference_groups(domain, temperature_K)[1]), domain.topology.bonds
+            np.concatenate(reference_groups(domain, cfg.temperature_K)[1]), domain.topology.bonds
         )
         for name, domain in usual.items()
     }
-    return system, checks(system, np.concatenate([r0[r.domain.name] for r in replicas]), criteria)
+    return system, checks(system, np.concatenate([r0[r.domain.name] for r in replicas]), cfg.criteria)
 
 
 def run_settings(cfg: Sim, force_field: ForceField) -> Settings:
@@ -157,7 +158,7 @@ def run_settings(cfg: Sim, force_field: ForceField) -> Settings:
     return settings(
         duration=units.from_fs(1000.0 * cfg.duration_ps),
         interval=units.from_fs(1000.0 * cfg.save_every_ps),
-        dt=units.from_fs(cfg.timestep_fs),
+        dt=units.from_fs(cfg.step_fs),
         cutoff_A=force_field.model.cutoff_A,
     )
 
@@ -172,12 +173,13 @@ def simulate(
     console: Console,
 ) -> Result:
     """Run one pack and write its trajectories as it goes."""
-    system, limits = packed(replicas, cfg.criteria, cfg.temperature_K)
+    replicas = relaxed(replicas, force_field, cfg, console)
+    system, limits = packed(replicas, cfg)
     kT = np.full(len(replicas), units.thermal_energy(cfg.temperature_K), np.float32)
     key = jax.random.fold_in(jax.random.key(cfg.seed), pack_index)
-    integrator = Langevin(units.from_fs(cfg.timestep_fs), units.from_per_ps(cfg.friction_per_ps))
+    mover = integrator(cfg)
     start = np.concatenate([r.start for r in replicas]).astype(np.float32)
-    steps = rollout(force_field.model, force_field.params, system, start, kT, key, integrator, run, limits)
+    steps = rollout(force_field.model, force_field.params, system, start, kT, key, mover, run, limits)
     tracked = console.track(steps, total=run.n_frames // run.chunk_frames, label="simulate")
     with TrajectoryWriter([folder / r.file(cfg.format) for r in replicas]) as writer:
         for index, r in enumerate(replicas):
@@ -209,7 +211,7 @@ def outcomes(result: Result, cfg: Sim) -> list[Outcome]:
                 replica=r.index,
                 status=status.name,
                 reason=REASONS[status],
-                failed_at_ps=None if step < 0 else round(step * cfg.timestep_fs / 1000.0, 6),
+                failed_at_ps=None if step < 0 else round(step * cfg.step_fs / 1000.0, 6),
                 frames=1 + int(result.alive[:, g].sum()),
                 temperature_K=float(temperature[g]) if np.isfinite(temperature[g]) else None,
                 trajectory=r.file(cfg.format),
@@ -249,6 +251,8 @@ def read_outcomes(path: Path) -> list[Outcome]:
 
 
 def _starts(domain: Domain, count: int, cfg: Sim) -> np.ndarray:
+    if cfg.start_pdb is not None:
+        return np.repeat(pdb_start(cfg.start_pdb, domain.topology)[None], count, axis=0)
     if cfg.start == "extended":
         return np.repeat(extended_chain(domain.topology.n_beads)[None], count, axis=0)
     frames = np.concatenate(reference_groups(domain, cfg.temperature_K)[1])
@@ -292,16 +296,17 @@ def _record(
     record.metric("replicas", len(found))
     record.metric("domains", len({o.domain for o in found}))
     record.metric("duration_ps", _duration_ps(cfg, run), unit="ps")
+    record.metric("timestep_fs", cfg.step_fs, unit="fs")
     record.metric("stable_fraction", sum(o.stable for o in found) / len(found))
     record.metric("temperature_K", temperature.value, unit="K", stderr=temperature.stderr)
     record.metric("us_per_step", us, unit="µs")
     record.metric("us_per_step_per_replica", us / len(found), unit="µs")
-    record.metric("ns_per_day", 86400.0 * cfg.timestep_fs / us, unit="ns/day")
+    record.metric("ns_per_day", 86400.0 * cfg.step_fs / us, unit="ns/day")
     record.metric("neighbor_lists_regrown", sum(result.regrown for result in results))
 
 
 def _duration_ps(cfg: Sim, run: Settings) -> float:
-    return run.n_frames * run.stride * cfg.timestep_fs / 1000.0
+    return run.n_frames * run.stride * cfg.step_fs / 1000.0
 
 
 def _write_report(
@@ -319,9 +324,8 @@ def _write_report(
     failed = [(o.domain, o.replica, o.failed_at_ps, o.reason) for o in found if not o.stable]
     stable = len(found) - len(failed)
     text = (
-        f"{stable} of {len(found)} replicas alive after {_duration_ps(cfg, run):g} ps of BAOAB Langevin "
-        f"dynamics at {cfg.temperature_K:g} K, time step {cfg.timestep_fs:g} fs, friction "
-        f"{cfg.friction_per_ps:g}/ps, started from {cfg.start} structures. Masses and friction are chosen "
+        f"{stable} of {len(found)} replicas alive after {_duration_ps(cfg, run):g} ps of "
+        f"{description(cfg)}, started from {cfg.start} structures. Masses and friction are chosen "
         "for sampling: times are those of the model, not of the protein. Temperatures are kinetic, over "
         "the later half of the run. ns_per_day is the length of each trajectory with all running together."
     )

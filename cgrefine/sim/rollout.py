@@ -21,7 +21,7 @@ from cgrefine import energy, neighbors, units
 from cgrefine.compiling import ONCE
 from cgrefine.energy import BeadEnergies
 from cgrefine.neighbors import Candidates
-from cgrefine.sim.langevin import Evaluate, Evaluation, Integrator, State
+from cgrefine.sim.langevin import Evaluate, Evaluation, Graphs, Integrator, State, packed_graphs
 from cgrefine.sim.stability import Checks, Motion, first_failure
 from cgrefine.status import Status
 from cgrefine.system import System
@@ -265,8 +265,10 @@ def _start(
     chain,
 ) -> Progress:
     evaluate = _evaluator(bead_energies, cutoff_A, capacity, system, pairs, forces, chain)
-    state = integrator.pair(evaluate, jnp.asarray(system.mass)[:, None], kT[:, None]).init(key, x, params)
     n_graphs = system.graph_mask.shape[0]
+    graphs = packed_graphs(jnp.asarray(system.graph_id), n_graphs)
+    pair = integrator.pair(evaluate, jnp.asarray(system.mass)[:, None], kT[:, None], graphs)
+    state = pair.init(key, x, params)
     alive = jnp.full(n_graphs, int(Status.OK), jnp.int32)
     status = first_failure(limits, _motion(state, system, kT), system, alive)
     fail_step = jnp.where(status == Status.OK, -1, 0).astype(jnp.int32)
@@ -306,7 +308,8 @@ def _advance(
             usable = alive & jnp.all(jnp.isfinite(x), axis=1)
             return evaluate(params, jnp.where(usable[:, None], x, before.state.positions))
 
-        pair = integrator.pair(guarded, system.mass[:, None], kT[:, None])
+        graphs = packed_graphs(system.graph_id, before.status.shape[0])
+        pair = integrator.pair(guarded, system.mass[:, None], kT[:, None], graphs)
         return pair.step(jax.random.fold_in(key, before.step + 1), before.state, params)
 
     def propose(before: Progress) -> State:
@@ -319,8 +322,7 @@ def _advance(
         step = before.step + check_every
         proposal = propose(before)
         status = first_failure(limits, _motion(proposal, system, kT), system, before.status)
-        alive = (status == Status.OK)[system.graph_id]
-        state = _chosen(alive, proposal, before.state)
+        state = _chosen(status == Status.OK, system, proposal, before.state)
         fail_step = jnp.where((status != before.status), step, before.fail_step)
         heat = heat + graph_temperatures(_kinetic(state, system), system)
         return (Progress(state, status, fail_step, step), overflow | proposal.at.overflow, heat), None
@@ -362,28 +364,35 @@ def _fast_steps(
     def evaluate(params, x):
         return Evaluation(jnp.zeros((), x.dtype), forces(params, x), jnp.asarray(False))
 
-    pair = integrator.pair(evaluate, _columns(jnp.asarray(system.mass), system), _columns(kT, system))
+    graphs = Graphs(lambda values: values.sum((0, 2)), lambda values: values[:, None])
+    mass = _columns(jnp.asarray(system.mass), system)
+    pair = integrator.pair(evaluate, mass, _columns(kT, system), graphs)
     known = before.state.at
     x, p, f = (_columns(values, system) for values in (*before.state[:2], known.forces))
     origin, none = x[:, :, :1], jnp.zeros((), x.dtype)
-    state = State(x - origin, p, Evaluation(none, f, jnp.asarray(False)))
+    state = State(x - origin, p, Evaluation(none, f, jnp.asarray(False)), before.state.extra)
 
     def step(state, index):
         return pair.step(jax.random.fold_in(key, index), state, chain), None
 
     state, _ = jax.lax.scan(step, state, before.step + 1 + jnp.arange(steps, dtype=jnp.int32))
     known = known._replace(forces=_rows(state.at.forces))
-    return State(_rows(state.positions + origin), _rows(state.momenta), known)
+    return State(_rows(state.positions + origin), _rows(state.momenta), known, state.extra)
 
 
-def _chosen(alive: Bool[Array, " beads"], new: State, old: State) -> State:
-    def pick(a, b):
-        return jnp.where(alive[:, None] if a.ndim == 2 else alive, a, b)
+def _chosen(alive: Bool[Array, " graphs"], system: System, new: State, old: State) -> State:
+    def pick(which, a, b):
+        return jnp.where(which.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
 
+    bead = alive[system.graph_id]
     at = Evaluation(
-        pick(new.at.energies, old.at.energies), pick(new.at.forces, old.at.forces), new.at.overflow
+        pick(bead, new.at.energies, old.at.energies),
+        pick(bead, new.at.forces, old.at.forces),
+        new.at.overflow,
     )
-    return State(pick(new.positions, old.positions), pick(new.momenta, old.momenta), at)
+    extra = jax.tree.map(partial(pick, alive), new.extra, old.extra)
+    positions, momenta = pick(bead, new.positions, old.positions), pick(bead, new.momenta, old.momenta)
+    return State(positions, momenta, at, extra)
 
 
 def _motion(state: State, system: System, kT: Float[Array, " beads"]) -> Motion:
