@@ -50,8 +50,8 @@ def test_a_chain_relaxes_and_the_energy_falls_the_others_notwithstanding():
         np.testing.assert_allclose(both.positions[rows], alone.positions, atol=1e-9)
         assert both.steps[g] == alone.steps[0]
         r = np.linalg.norm(np.diff(alone.positions, axis=0), axis=1)
-        # neighbours repel from i, i+2 on, so that bonds are stretched, and by little
-        assert ((r > 3.8) & (r < 4.0)).all()
+        # tensions of a few kcal/mol/Å against k = 100; the start is 0.57 Å off
+        assert np.abs(r - 3.8).max() < 0.1
         bare = minimized(CHAIN, PARAMS, pack([top]), start, 8.0, Fire(0.5, max_steps=0))
         assert bare.outcome[0] == Outcome.UNFINISHED and alone.potential[0] < bare.potential[0]
 
