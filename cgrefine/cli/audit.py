@@ -43,6 +43,7 @@ from cgrefine.cli.audit_verdict import (
     with_error,
 )
 from cgrefine.cli.console import Console
+from cgrefine.cli.dynamics import as_run
 from cgrefine.cli.force_field import trained_at
 from cgrefine.cli.observe import reference_groups
 from cgrefine.cli.replicas import read_outcomes
@@ -81,8 +82,8 @@ class Audited(NamedTuple):
 
 def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     """Read prepare/, train/forcefield and simulate/; write audit.json, figures and report.html."""
-    sim, cfg = config.sim, config.audit
-    assert sim is not None
+    assert config.sim is not None
+    sim, cfg = as_run(config.sim, root / "simulate"), config.audit
     subject = Subject(
         force_field=trained_at(root / "train", sim.temperature_K, console),
         dataset=open_dataset(root / "prepare"),
@@ -93,7 +94,7 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     )
     domains = subject.domains()
     beads = sum(subject.dataset.domain(o.domain).n_beads for o in subject.found)
-    bead_steps = beads * 1000.0 * subject.duration_ps / sim.timestep_fs
+    bead_steps = beads * 1000.0 * subject.duration_ps / sim.step_fs
     _, thresholds = calibrated(references(domains, sim.temperature_K), sim.criteria, bead_steps)
     found = audited(subject, thresholds, cfg, console)
     record(stage.record, found)

@@ -57,7 +57,7 @@ def conserved(
 ) -> Drift:
     """Velocity Verlet from these positions, with momenta at the temperature of the simulation."""
     sim, force_field = subject.sim, subject.force_field
-    system, limits = packed(replicas, sim.criteria, sim.temperature_K)
+    system, limits = packed(replicas, sim)
     time_ps, total, alive, status = audit.constant_energy_run(
         force_field.model,
         force_field.params,

@@ -16,9 +16,10 @@ import numpy as np
 from cgrefine import artifacts
 from cgrefine.artifacts import Stage, file_hash, write_json
 from cgrefine.cli.audit import FORMAT, Audited, audited, record, references, survival_figure
-from cgrefine.cli.audit_subject import Subject, langevin
+from cgrefine.cli.audit_subject import Subject, dynamics
 from cgrefine.cli.audit_verdict import Verdict
 from cgrefine.cli.console import Console
+from cgrefine.cli.dynamics import resolved
 from cgrefine.cli.force_field import force_field_folder, opened
 from cgrefine.cli.replicas import Outcome, Replica, write_outcomes
 from cgrefine.cli.simulate import assigned, chosen_domains, packs
@@ -96,7 +97,9 @@ def _build(stage: Stage, models: Sequence[str], dataset: Dataset, config: Config
     assert sim is not None
     domains = chosen_domains(dataset, sim)
     replicas = assigned(domains, sim)
-    bead_steps = sum(len(r.start) for r in replicas) * 1000.0 * sim.duration_ps / sim.timestep_fs
+    force_fields = {name: opened(name, sim.temperature_K, console) for name in models}
+    sim = resolved(sim, force_fields[models[0]], replicas, console)
+    bead_steps = sum(len(r.start) for r in replicas) * 1000.0 * sim.duration_ps / sim.step_fs
     criteria, thresholds = calibrated(references(domains, sim.temperature_K), sim.criteria, bead_steps)
     if cfg.calibrate:
         sim = sim.model_copy(update={"criteria": criteria})
@@ -105,9 +108,8 @@ def _build(stage: Stage, models: Sequence[str], dataset: Dataset, config: Config
     found = {}
     for index, name in enumerate(models):
         folder = stage.path / f"model{index}"
-        force_field = opened(name, sim.temperature_K, console)
         console.say(f"{name}: {len(replicas)} replicas over {sim.duration_ps:g} ps")
-        subject = simulated(force_field, dataset, replicas, sim, folder, console)
+        subject = simulated(force_fields[name], dataset, replicas, sim, folder, console)
         found[name] = audited(subject, thresholds, cfg, console, loosened=cfg.calibrate)
         record(stage.record, found[name], "" if len(models) == 1 else f"model{index}.")
         console.result(f"{name}: {found[name].verdict.sentence}")
@@ -194,8 +196,8 @@ def _run(
                 before[g].extend(good)
 
         kelvin = np.full(len(batch), sim.temperature_K)
-        run = langevin(
-            force_field, batch, kelvin, sim, sim.timestep_fs, sim.duration_ps, sim.save_every_ps, console,
+        run = dynamics(
+            force_field, batch, kelvin, sim, sim.step_fs, sim.duration_ps, sim.save_every_ps, console,
             "simulate", save, pack_index,
         )  # fmt: skip
     return run, [run.last[part] for part in parts], before

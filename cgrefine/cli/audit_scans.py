@@ -14,7 +14,7 @@ from cgrefine.sim.trial import Trial
 def timesteps(subject: Subject, cfg: Audit, console: Console) -> Part:
     """Survival at each time step, from the same starts; the shortest is what the others are tested with."""
     sim, replicas = subject.sim, subject.starts(cfg.scan_replicas)
-    steps = [factor * sim.timestep_fs for factor in sorted(cfg.timestep_factors)]
+    steps = [factor * sim.step_fs for factor in sorted(cfg.timestep_factors)]
     kelvin = np.full(len(replicas), sim.temperature_K)
     runs = [
         subject.lived(replicas, kelvin, step, cfg.scan_duration_ps, console, f"time step {step:g} fs")
@@ -49,7 +49,7 @@ def temperatures(subject: Subject, cfg: Audit, console: Console) -> Part:
     wanted = [factor * sim.temperature_K for factor in sorted(cfg.temperature_factors)]
     n = len(starts)
     run = subject.lived(
-        starts * len(wanted), np.repeat(wanted, n), sim.timestep_fs, cfg.scan_duration_ps, console,
+        starts * len(wanted), np.repeat(wanted, n), sim.step_fs, cfg.scan_duration_ps, console,
         "temperatures",
     )  # fmt: skip
     rows, entries = [], []

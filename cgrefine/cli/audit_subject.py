@@ -11,6 +11,7 @@ import numpy as np
 from cgrefine import units
 from cgrefine.cli.audit_verdict import Finding
 from cgrefine.cli.console import Console
+from cgrefine.cli.dynamics import integrator
 from cgrefine.cli.observe import reference_groups
 from cgrefine.cli.replicas import Outcome, Replica
 from cgrefine.cli.simulate import packed
@@ -19,7 +20,6 @@ from cgrefine.data.store import Dataset, Domain
 from cgrefine.fm.forcefield import ForceField
 from cgrefine.report.page import Section
 from cgrefine.residues import RESIDUES
-from cgrefine.sim.langevin import Langevin
 from cgrefine.sim.rollout import Chunk, rollout, settings
 from cgrefine.sim.trajectory import read_frames
 from cgrefine.sim.trial import Place, Trial, failing_place, trial
@@ -81,7 +81,7 @@ class Subject:
     ) -> Trial:
         """A short run of replicas at a temperature each."""
         interval = max(duration_ps / TRIAL_FRAMES, timestep_fs / 1000.0)
-        return langevin(
+        return dynamics(
             self.force_field, replicas, temperatures_K, self.sim, timestep_fs, duration_ps, interval, console,
             label,
         )  # fmt: skip
@@ -91,7 +91,7 @@ class Subject:
         end = self.ends.get((outcome.domain, outcome.replica))
         x = self.frames(outcome)[-1] if end is None else end
         replica = Replica(self.dataset.domain(outcome.domain), outcome.replica, x)
-        system, limits = packed([replica], self.sim.criteria, self.sim.temperature_K)
+        system, limits = packed([replica], self.sim)
         return failing_place(Status[outcome.status], limits, x, system, 0)
 
 
@@ -104,7 +104,7 @@ class Part:
     sections: Sequence[Section]
 
 
-def langevin(
+def dynamics(
     force_field: ForceField,
     replicas: Sequence[Replica],
     temperatures_K: np.ndarray,
@@ -117,8 +117,8 @@ def langevin(
     sink: Callable[[Chunk], None] | None = None,
     pack_index: int = 0,
 ) -> Trial:
-    """Langevin dynamics of one pack of replicas at a temperature each; the noise is that of `simulate`."""
-    system, limits = packed(replicas, sim.criteria, sim.temperature_K)
+    """Dynamics of one pack of replicas at a temperature each; the noise is that of `simulate`."""
+    system, limits = packed(replicas, sim)
     dt = units.from_fs(timestep_fs)
     run = settings(
         units.from_fs(1000.0 * duration_ps),
@@ -133,7 +133,7 @@ def langevin(
         np.concatenate([r.start for r in replicas]).astype(np.float32),
         (units.KB * temperatures_K).astype(np.float32),
         jax.random.fold_in(jax.random.key(sim.seed), pack_index),
-        Langevin(dt, units.from_per_ps(sim.friction_per_ps)),
+        integrator(sim.model_copy(update={"timestep_fs": timestep_fs})),
         run,
         limits,
     )

@@ -13,6 +13,7 @@ from cgrefine.artifacts import Stage, write_json
 from cgrefine.checkpoint import save_params
 from cgrefine.cli import observe_report as report
 from cgrefine.cli.console import Console
+from cgrefine.cli.dynamics import as_run
 from cgrefine.config.running import Observables, Sim
 from cgrefine.config.schema import Config
 from cgrefine.data.store import Domain, open_dataset
@@ -105,15 +106,16 @@ class Findings:
 def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     """Read prepare/ and simulate/; write observables.json, figures, tables, arrays and report.html."""
     assert config.sim is not None
+    sim = as_run(config.sim, root / "simulate")
     dataset = open_dataset(root / "prepare")
     names = sorted({_domain_of(p) for p in (root / "simulate" / "trajectories").iterdir()})
     (stage.path / "figures").mkdir()
     sections, summary, compared = [], {}, {}
     for name in console.track(names, total=len(names), label="observables"):
         domain = dataset.domain(name)
-        temperature, reference = reference_groups(domain, config.sim.temperature_K)
+        temperature, reference = reference_groups(domain, sim.temperature_K)
         model = model_groups(root / "simulate", name, config.observables.discard_fraction)
-        found = findings(domain, reference, model, temperature, config.observables, config.sim)
+        found = findings(domain, reference, model, temperature, config.observables, sim)
         text = f"{len(reference)} reference runs at {temperature:g} K, {len(model)} model replicas."
         sections += _sections(stage.path / "figures", domain, found, text, config.observables)
         summary[name] = {"reference_temperature_K": temperature, **_numbers(found)}
@@ -223,9 +225,9 @@ def _diffusion(model: Sequence[np.ndarray], cfg: Observables, sim: Sim) -> Diffu
     """Of the centre of mass of the model; the reference has been moved to its place frame by frame."""
     if cfg.diffusion_fit_ps is None:
         return None
-    steps = max(1, round(1000.0 * sim.save_every_ps / sim.timestep_fs))
+    steps = max(1, round(1000.0 * sim.save_every_ps / sim.step_fs))
     centres = [np.asarray(run, np.float64).mean(axis=1, keepdims=True) for run in model]
-    return diffusion(centres, steps * sim.timestep_fs / 1000.0, cfg.diffusion_fit_ps)
+    return diffusion(centres, steps * sim.step_fs / 1000.0, cfg.diffusion_fit_ps)
 
 
 def reference_groups(domain: Domain, temperature_K: float) -> tuple[float, list[np.ndarray]]:

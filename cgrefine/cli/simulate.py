@@ -1,4 +1,4 @@
-"""`cgrefine simulate`: replicas of the trained force field by Langevin dynamics, written as trajectories.
+"""`cgrefine simulate`: replicas of the trained force field by molecular dynamics, written as trajectories.
 
 While it runs, the frames and a snapshot of each pack of replicas are written to the scratch folder of the
 stage, chunk by chunk, and the same command goes on from there. All that is kept is made of them at the end.
@@ -15,21 +15,21 @@ import numpy as np
 from cgrefine import checkpoint, units
 from cgrefine.artifacts import Stage, read_json, write_json
 from cgrefine.cli.console import Console
+from cgrefine.cli.dynamics import integrator, relaxed, resolved, with_masses
 from cgrefine.cli.force_field import trained_at
 from cgrefine.cli.observe import reference_groups
 from cgrefine.cli.replicas import Pack, Replica
 from cgrefine.cli.signals import asked_to_end
 from cgrefine.cli.simulate_results import write_results
-from cgrefine.config.running import Criteria, Sim
+from cgrefine.config.running import Sim
 from cgrefine.config.schema import Config
 from cgrefine.data.store import Dataset, Domain, open_dataset
 from cgrefine.errors import InputError, Interrupted
 from cgrefine.fm.forcefield import ForceField
 from cgrefine.sim import records
-from cgrefine.sim.langevin import Langevin
 from cgrefine.sim.rollout import Settings, ended, rollout, settings
 from cgrefine.sim.stability import Checks, checks, reference_bond_lengths
-from cgrefine.sim.starts import extended_chain, reference_starts
+from cgrefine.sim.starts import extended_chain, pdb_start, reference_starts
 from cgrefine.system import System, pack
 
 FORMAT = 1
@@ -49,10 +49,11 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     assert cfg is not None
     force_field = trained_at(root / "train", cfg.temperature_K, console)
     replicas = assigned(chosen_domains(open_dataset(root / "prepare"), cfg), cfg)
+    cfg = resolved(cfg, force_field, replicas, console)
     run = run_settings(cfg, force_field)
     scratch = unfinished(stage)
     whole = [
-        Pack(index, members, *packed(members, cfg.criteria, cfg.temperature_K), scratch)
+        Pack(index, relaxed(members, force_field, cfg, console), *packed(members, cfg), scratch)
         for index, members in enumerate(packs(replicas))
     ]
     with asked_to_end() as asked:
@@ -107,17 +108,17 @@ def packs(replicas: Sequence[Replica]) -> Iterator[list[Replica]]:
     yield batch
 
 
-def packed(replicas: Sequence[Replica], criteria: Criteria, temperature_K: float) -> tuple[System, Checks]:
+def packed(replicas: Sequence[Replica], cfg: Sim) -> tuple[System, Checks]:
     """The packed graph of the replicas, and the criteria around the usual bond lengths of the reference."""
-    system = pack([r.domain.topology for r in replicas])
+    system = with_masses(pack([r.domain.topology for r in replicas]), cfg)
     usual = {r.domain.name: r.domain for r in replicas}
     r0 = {
         name: reference_bond_lengths(
-            np.concatenate(reference_groups(domain, temperature_K)[1]), domain.topology.bonds
+            np.concatenate(reference_groups(domain, cfg.temperature_K)[1]), domain.topology.bonds
         )
         for name, domain in usual.items()
     }
-    return system, checks(system, np.concatenate([r0[r.domain.name] for r in replicas]), criteria)
+    return system, checks(system, np.concatenate([r0[r.domain.name] for r in replicas]), cfg.criteria)
 
 
 def run_settings(cfg: Sim, force_field: ForceField) -> Settings:
@@ -125,7 +126,7 @@ def run_settings(cfg: Sim, force_field: ForceField) -> Settings:
     return settings(
         duration=units.from_fs(1000.0 * cfg.duration_ps),
         interval=units.from_fs(1000.0 * cfg.save_every_ps),
-        dt=units.from_fs(cfg.timestep_fs),
+        dt=units.from_fs(cfg.step_fs),
         cutoff_A=force_field.model.cutoff_A,
     )
 
@@ -150,10 +151,9 @@ def simulate(
         console.say(f"pack {members.index}: going on after {done} of {run.n_frames} frames")
     kT = np.full(len(members.replicas), units.thermal_energy(cfg.temperature_K), np.float32)
     key = jax.random.fold_in(jax.random.key(cfg.seed), members.index)
-    integrator = Langevin(units.from_fs(cfg.timestep_fs), units.from_per_ps(cfg.friction_per_ps))
     start = np.concatenate([r.start for r in members.replicas]).astype(np.float32)
     steps = rollout(
-        force_field.model, force_field.params, members.system, start, kT, key, integrator, run,
+        force_field.model, force_field.params, members.system, start, kT, key, integrator(cfg), run,
         members.limits, resume=resume,
     )  # fmt: skip
     tracked = console.track(steps, total=(run.n_frames - done) // run.chunk_frames, label="simulate")
@@ -183,6 +183,8 @@ def _snapshot(members: Pack) -> dict[str, np.ndarray] | None:
 
 
 def _starts(domain: Domain, count: int, cfg: Sim) -> np.ndarray:
+    if cfg.start_pdb is not None:
+        return np.repeat(pdb_start(cfg.start_pdb, domain.topology)[None], count, axis=0)
     if cfg.start == "extended":
         return np.repeat(extended_chain(domain.topology.n_beads)[None], count, axis=0)
     frames = np.concatenate(reference_groups(domain, cfg.temperature_K)[1])

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from cgrefine import checkpoint, units
 from cgrefine.artifacts import Stage
+from cgrefine.cli.dynamics import description
 from cgrefine.cli.replicas import Outcome, Pack, Replica, write_outcomes
 from cgrefine.config.running import Sim
 from cgrefine.report.page import Section, Table, figure, save_figure, write_page
@@ -92,7 +93,7 @@ def outcomes(result: Result, cfg: Sim) -> list[Outcome]:
 
 
 def _time_ps(step: int, cfg: Sim) -> float | None:
-    return None if step < 0 else round(step * cfg.timestep_fs / 1000.0, 6)
+    return None if step < 0 else round(step * cfg.step_fs / 1000.0, 6)
 
 
 def _write_trajectories(folder: Path, pack: Pack, cfg: Sim) -> None:
@@ -209,16 +210,17 @@ def _record(
     record.metric("replicas", len(found))
     record.metric("domains", len({o.domain for o in found}))
     record.metric("duration_ps", _duration_ps(cfg, run), unit="ps")
+    record.metric("timestep_fs", cfg.step_fs, unit="fs")
     record.metric("stable_fraction", sum(o.stable for o in found) / len(found))
     record.metric("temperature_K", temperature.value, unit="K", stderr=temperature.stderr)
     record.metric("us_per_step", us, unit="µs")
     record.metric("us_per_step_per_replica", us / len(found), unit="µs")
-    record.metric("ns_per_day", 86400.0 * cfg.timestep_fs / us, unit="ns/day")
+    record.metric("ns_per_day", 86400.0 * cfg.step_fs / us, unit="ns/day")
     record.metric("neighbor_lists_regrown", sum(result.ended.regrown for result in results))
 
 
 def _duration_ps(cfg: Sim, run: Settings) -> float:
-    return run.n_frames * run.stride * cfg.timestep_fs / 1000.0
+    return run.n_frames * run.stride * cfg.step_fs / 1000.0
 
 
 def _write_report(
@@ -240,9 +242,8 @@ def _write_report(
     ]
     stable = len(found) - len(failed)
     text = (
-        f"{stable} of {len(found)} replicas alive after {_duration_ps(cfg, run):g} ps of BAOAB Langevin "
-        f"dynamics at {cfg.temperature_K:g} K, time step {cfg.timestep_fs:g} fs, friction "
-        f"{cfg.friction_per_ps:g}/ps, started from {cfg.start} structures. Masses and friction are chosen "
+        f"{stable} of {len(found)} replicas alive after {_duration_ps(cfg, run):g} ps of "
+        f"{description(cfg)}, started from {cfg.start} structures. Masses and friction are chosen "
         "for sampling: times are those of the model, not of the protein. Temperatures are kinetic, over "
         "the later half of the run. ns_per_day is the length of each trajectory with all running together."
     )

@@ -1,5 +1,6 @@
 """Sections of the configuration that are about what is done with a model: MD, audit, export, ablation."""
 
+from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
@@ -19,17 +20,36 @@ class Criteria(Section):
     size_limits: bool = True
 
 
+class NoseHoover(Section):
+    """One Nosé-Hoover chain a replica; suzuki_yoshida: number of weights."""
+
+    relaxation_ps: Positive = 0.5
+    chain: Annotated[int, Field(ge=2, le=10)] = 3
+    suzuki_yoshida: Literal[1, 3, 5] = 3
+
+
 class Sim(Section):
-    """MD of many replicas by BAOAB Langevin; every value of the physics is stated by the user."""
+    """MD of many replicas; the temperature, and the friction where there is one, are stated by the user.
+
+    timestep_fs: None takes it from the stiffest bond, and says so. masses: those of the residues, or
+    mass_g_mol for all; averages over positions do not depend on them. start_pdb: with start: pdb.
+    minimize: before the run; None does so for starts that are not reference frames.
+    """
 
     temperature_K: Temperature
-    timestep_fs: Annotated[float, Field(gt=0, le=50)]
-    friction_per_ps: Positive
+    timestep_fs: Annotated[float, Field(gt=0, le=50)] | None = None
+    integrator: Literal["langevin", "nose_hoover", "nve", "brownian"] = "langevin"
+    friction_per_ps: Positive | None = None
+    nose_hoover: NoseHoover = NoseHoover()
+    masses: Literal["residue", "uniform"] = "residue"
+    mass_g_mol: Positive = 110.0
     replicas: Count
     duration_ps: Positive
     save_every_ps: Positive = 0.5
     seed: Annotated[int, Field(ge=0)] = 0
-    start: Literal["reference", "extended"] = "reference"
+    start: Literal["reference", "extended", "pdb"] = "reference"
+    start_pdb: Path | None = None
+    minimize: bool | None = None
     domains: list[str] | None = None
     format: Literal["dcd", "xtc", "h5"] = "dcd"
     criteria: Criteria = Criteria()
@@ -40,11 +60,26 @@ class Sim(Section):
             raise ValueError(
                 f"save_every_ps {self.save_every_ps} is longer than duration_ps {self.duration_ps}"
             )
-        if self.timestep_fs > 1000.0 * self.save_every_ps:
+        if self.timestep_fs is not None and self.timestep_fs > 1000.0 * self.save_every_ps:
             raise ValueError(
                 f"timestep_fs {self.timestep_fs} is longer than save_every_ps {self.save_every_ps}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> "Sim":
+        if self.friction_per_ps is None and self.integrator in ("langevin", "brownian"):
+            raise ValueError(f"friction_per_ps is needed by the integrator {self.integrator}, and not given")
+        if (self.start == "pdb") != (self.start_pdb is not None):
+            raise ValueError("start: pdb and start_pdb are given together or not at all")
+        return self
+
+    @property
+    def step_fs(self) -> float:
+        """The time step of a section that states it, or was resolved. Raises ValueError on another."""
+        if self.timestep_fs is None:
+            raise ValueError("the time step of this section has not been resolved")
+        return self.timestep_fs
 
 
 class Observables(Section):

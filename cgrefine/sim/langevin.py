@@ -18,8 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from cgrefine.sim import noise
 
@@ -33,11 +34,35 @@ class Evaluation(NamedTuple):
 
 
 class State(NamedTuple):
-    """All replicas, packed. positions, momenta (n, 3), internal units; at: energies and forces there."""
+    """All replicas, packed. positions, momenta (n, 3), internal units; at: energies and forces there.
+
+    extra: what else an integrator carries, a tree of arrays with one row a graph (g, ...).
+    """
 
     positions: Array
     momenta: Array
     at: Evaluation
+    extra: Any = ()
+
+
+class Graphs(NamedTuple):
+    """Which beads are one graph, in whatever layout the positions have.
+
+    total: values in the shape of the positions -> their sum over each graph (g,).
+    spread: one value a graph (g,) -> values that broadcast against the positions.
+    """
+
+    total: Callable[[Array], Array]
+    spread: Callable[[Array], Array]
+
+
+def packed_graphs(graph_id: Int[Array, " beads"], n_graphs: int) -> Graphs:
+    """Graphs of packed positions (n, 3); graph_id is sorted."""
+
+    def total(values):
+        return jax.ops.segment_sum(values.sum(-1), graph_id, n_graphs, indices_are_sorted=True)
+
+    return Graphs(total, lambda values: values[graph_id][:, None])
 
 
 Evaluate = Callable[[Any, Array], Evaluation]
@@ -58,8 +83,8 @@ class Integrator(Protocol):
     @property
     def dt(self) -> float: ...
 
-    def pair(self, evaluate: Evaluate, mass: Array, kT: Array) -> Pair:
-        """mass (g/mol) and kT (kcal/mol) broadcast against the positions."""
+    def pair(self, evaluate: Evaluate, mass: Array, kT: Array, graphs: Graphs) -> Pair:
+        """mass (g/mol) and kT (kcal/mol) broadcast against the positions; graphs: which beads are one."""
         ...
 
 
@@ -85,8 +110,17 @@ class Langevin:
     dt: float
     friction: float
 
-    def pair(self, evaluate: Evaluate, mass: Float[Array, "..."], kT: Float[Array, "..."]) -> Pair:
-        """Init and step for mass (g/mol) and thermal energy kT (kcal/mol) that broadcast to the positions."""
+    def pair(
+        self,
+        evaluate: Evaluate,
+        mass: Float[Array, "..."],
+        kT: Float[Array, "..."],
+        graphs: Graphs | None = None,
+    ) -> Pair:
+        """Init and step for mass (g/mol) and thermal energy kT (kcal/mol) that broadcast to the positions.
+
+        Each bead has a bath of its own, so it does not matter which beads are one graph.
+        """
         h = self.dt
         c = math.exp(-self.friction * h)
         kick = jnp.sqrt((1.0 - c * c) * mass * kT)
@@ -96,7 +130,7 @@ class Langevin:
             return State(positions, maxwell_momenta(key, positions, mass, kT), evaluate(params, positions))
 
         def step(key, state, params):
-            x, p, at = state
+            x, p, at, _ = state
             p = p + 0.5 * h * at.forces
             x = x + 0.5 * h * p * per_mass
             p = c * p + kick * noise.normal(key, p.shape, p.dtype)

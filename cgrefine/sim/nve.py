@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Array, Float
 
-from cgrefine.sim.langevin import Evaluate, Pair, State, maxwell_momenta
+from cgrefine.sim.langevin import Evaluate, Graphs, Pair, State, maxwell_momenta
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,13 @@ class VelocityVerlet:
 
     dt: float
 
-    def pair(self, evaluate: Evaluate, mass: Float[Array, "..."], kT: Float[Array, "..."]) -> Pair:
+    def pair(
+        self,
+        evaluate: Evaluate,
+        mass: Float[Array, "..."],
+        kT: Float[Array, "..."],
+        graphs: Graphs | None = None,
+    ) -> Pair:
         """Init and step; kT (kcal/mol) is that of the momenta drawn by init, the key of step is not spent."""
         h = self.dt
         per_mass = 1.0 / mass
@@ -26,7 +32,7 @@ class VelocityVerlet:
 
         def step(key, state, params):
             del key
-            x, p, at = state
+            x, p, at, _ = state
             p = p + 0.5 * h * at.forces
             x = x + h * p * per_mass
             at = evaluate(params, x)

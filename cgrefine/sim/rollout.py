@@ -23,7 +23,7 @@ from cgrefine.compiling import ONCE
 from cgrefine.energy import BeadEnergies
 from cgrefine.geometry import AnyArray
 from cgrefine.neighbors import Candidates
-from cgrefine.sim.langevin import Evaluate, Evaluation, Integrator, State
+from cgrefine.sim.langevin import Evaluate, Evaluation, Graphs, Integrator, State, packed_graphs
 from cgrefine.sim.stability import Checks, Motion, first_failure
 from cgrefine.status import Status
 from cgrefine.system import System
@@ -335,8 +335,10 @@ def _start(
     chain,
 ) -> Progress:
     evaluate = _evaluator(bead_energies, cutoff_A, capacity, system, pairs, forces, chain)
-    state = integrator.pair(evaluate, jnp.asarray(system.mass)[:, None], kT[:, None]).init(key, x, params)
     n_graphs = system.graph_mask.shape[0]
+    graphs = packed_graphs(jnp.asarray(system.graph_id), n_graphs)
+    pair = integrator.pair(evaluate, jnp.asarray(system.mass)[:, None], kT[:, None], graphs)
+    state = pair.init(key, x, params)
     alive = jnp.full(n_graphs, int(Status.OK), jnp.int32)
     status = first_failure(limits, _motion(state, system, kT), system, alive)
     fail_step = jnp.where(status == Status.OK, -1, 0).astype(jnp.int32)
@@ -378,7 +380,8 @@ def _advance(
             usable = alive & jnp.all(jnp.isfinite(x), axis=1)
             return evaluate(params, jnp.where(usable[:, None], x, before.state.positions))
 
-        pair = integrator.pair(guarded, system.mass[:, None], kT[:, None])
+        graphs = packed_graphs(system.graph_id, before.status.shape[0])
+        pair = integrator.pair(guarded, system.mass[:, None], kT[:, None], graphs)
         return pair.step(jax.random.fold_in(key, before.step + 1), before.state, params)
 
     def propose(before: Progress) -> State:
@@ -391,8 +394,8 @@ def _advance(
         step = before.step + check_every
         proposal = propose(before)
         status = first_failure(limits, _motion(proposal, system, kT), system, before.status)
-        alive = (status == Status.OK)[system.graph_id]
-        state = _chosen(alive, proposal, before.state)
+        alive = status == Status.OK
+        state = _chosen(alive, system, proposal, before.state)
         newly = status != before.status
         fail_step = jnp.where(newly, step, before.fail_step)
         failed = _where(newly[system.graph_id], _failed(proposal), before.failed)
@@ -437,25 +440,27 @@ def _fast_steps(
     def evaluate(params, x):
         return Evaluation(jnp.zeros((), x.dtype), forces(params, x), jnp.asarray(False))
 
-    pair = integrator.pair(evaluate, _columns(jnp.asarray(system.mass), system), _columns(kT, system))
+    graphs = Graphs(lambda values: values.sum((0, 2)), lambda values: values[:, None])
+    mass = _columns(jnp.asarray(system.mass), system)
+    pair = integrator.pair(evaluate, mass, _columns(kT, system), graphs)
     known = before.state.at
     x, p, f = (_columns(values, system) for values in (*before.state[:2], known.forces))
     origin, none = x[:, :, :1], jnp.zeros((), x.dtype)
-    state = State(x - origin, p, Evaluation(none, f, jnp.asarray(False)))
+    state = State(x - origin, p, Evaluation(none, f, jnp.asarray(False)), before.state.extra)
 
     def step(state, index):
         return pair.step(jax.random.fold_in(key, index), state, chain), None
 
     state, _ = jax.lax.scan(step, state, before.step + 1 + jnp.arange(steps, dtype=jnp.int32))
     known = known._replace(forces=_rows(state.at.forces))
-    return State(_rows(state.positions + origin), _rows(state.momenta), known)
+    return State(_rows(state.positions + origin), _rows(state.momenta), known, state.extra)
 
 
-def _where(here: Bool[Array, " beads"], yes: Any, no: Any) -> Any:
-    """Trees of arrays (n, ...), bead by bead."""
+def _where(here: Bool[Array, " rows"], yes: Any, no: Any) -> Any:
+    """Trees of arrays (n, ...), row by row."""
 
     def pick(a, b):
-        return jnp.where(here[:, None] if a.ndim == 2 else here, a, b)
+        return jnp.where(here.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
 
     return jax.tree.map(pick, yes, no)
 
@@ -464,12 +469,14 @@ def _failed(state: State) -> Failed:
     return Failed(state.positions, state.momenta, state.at.forces, state.at.energies)
 
 
-def _chosen(alive: Bool[Array, " beads"], new: State, old: State) -> State:
-    pick = partial(_where, alive)
+def _chosen(alive: Bool[Array, " graphs"], system: System, new: State, old: State) -> State:
+    """The new state of graphs that are alive, the old one of the others."""
+    pick = partial(_where, alive[system.graph_id])
     at = Evaluation(
         pick(new.at.energies, old.at.energies), pick(new.at.forces, old.at.forces), new.at.overflow
     )
-    return State(pick(new.positions, old.positions), pick(new.momenta, old.momenta), at)
+    positions, momenta = pick(new.positions, old.positions), pick(new.momenta, old.momenta)
+    return State(positions, momenta, at, _where(alive, new.extra, old.extra))
 
 
 def _motion(state: State, system: System, kT: Float[Array, " beads"]) -> Motion:

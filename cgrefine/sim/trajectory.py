@@ -126,10 +126,10 @@ class TrajectoryWriter:
         x = np.ascontiguousarray(positions, np.float32)
         handle = self._files[index]
         try:
-            if isinstance(handle, DCDTrajectoryFile):
-                handle.write(x)
-            else:
+            if isinstance(handle, XTCTrajectoryFile | _Hdf5):
                 handle.write(x / np.float32(A_PER_NM), np.asarray(time_ps, np.float32))
+            else:
+                handle.write(x)
         except (OSError, RuntimeError, TypeError) as error:
             # what mdtraj makes of a failed write: RuntimeError for XTC, TypeError for DCD (a slip of its own)
             raise _not_whole(self._paths[index]) from error

@@ -114,9 +114,9 @@ def test_a_failure_is_dated_within_one_saved_frame(place, both):
         bond_deviation_A=1e3, second_neighbor_min_A=1e-3, overlap_min_A=1e-3, max_force_kcal_mol_A=1e6,
         max_kinetic_kT=1e6, size_limits=False,
     )  # fmt: skip
-    system, limits = packed(replicas, free, KELVIN)
+    system, limits = packed(replicas, sim.model_copy(update={"criteria": free}))
     dt, springs = units.from_fs(STEP_FS), SPRINGS["planted"]
-    _, used = packed(replicas, sim.criteria, KELVIN)
+    _, used = packed(replicas, sim)
     chunks = rollout(
         springs.model, springs.params, system, np.concatenate([r.start for r in replicas]).astype(np.float32),
         np.full(REPLICAS, units.thermal_energy(KELVIN), np.float32),

@@ -89,9 +89,19 @@ def test_faults_are_one_sentence(config_file, override, message):
     assert "\n" not in str(error.value)
 
 
+RUN = {"temperature_K": 300, "replicas": 1, "duration_ps": 1}
+
+
 def test_physics_has_no_default():
-    with pytest.raises(InputError, match=r"sim\.temperature_K: required.*sim\.timestep_fs: required"):
+    with pytest.raises(InputError, match=r"sim\.temperature_K: required"):
         parse({"sim": {"friction_per_ps": 1, "replicas": 1, "duration_ps": 1}}, "x")
+    with pytest.raises(InputError, match=r"friction_per_ps is needed by the integrator brownian"):
+        parse({"sim": {**RUN, "integrator": "brownian"}}, "x")
+
+
+def test_a_start_from_a_pdb_names_it():
+    with pytest.raises(InputError, match="given together"):
+        parse({"sim": {**RUN, "friction_per_ps": 1, "start": "pdb"}}, "x")
 
 
 @pytest.mark.parametrize("text", ["a: [1", "- 1\n- 2", "\x00"])

@@ -7,37 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgrefine.sim.langevin import Evaluation, Langevin, maxwell_momenta
+from cgrefine.sim.langevin import Langevin, maxwell_momenta
 from cgrefine.sim.nve import VelocityVerlet
 from tests import analytic
+from tests.dynamics import KEY, evaluate_with, run
 
 N = 6_000
-KEY = jax.random.key(11)
-
-
-def evaluate_with(energy, wrong=False):
-    """Energies and forces of an energy function of (params, positions) without a system."""
-
-    def evaluate(params, x):
-        def total(y):
-            per_bead = energy(params, y, None, None)
-            return per_bead.sum(), per_bead
-
-        gradient, per_bead = jax.grad(total, has_aux=True)(x)
-        return Evaluation(per_bead, gradient if wrong else -gradient, jnp.asarray(False))
-
-    return evaluate
-
-
-def run(integrator, evaluate, params, x0, mass, kT, steps, key=KEY):
-    """The state after so many steps, compiled."""
-    pair = integrator.pair(evaluate, mass[:, None], kT[:, None])
-    first, rest = jax.random.split(key)
-
-    def body(i, state):
-        return pair.step(jax.random.fold_in(rest, i), state, params)
-
-    return jax.jit(lambda p: jax.lax.fori_loop(0, steps, body, pair.init(first, x0, p)))(params)
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from cgrefine.config.running import Criteria
+from cgrefine.errors import InputError
 from cgrefine.sim.stability import Motion, checks, first_failure
-from cgrefine.sim.starts import extended_chain, reference_starts
+from cgrefine.sim.starts import extended_chain, pdb_start, reference_starts
+from cgrefine.sim.trajectory import write_pdb
 from cgrefine.system import pack, topology_from_species
+from tests.chains import random_chain
 
 
 def test_reference_starts_are_spread_seeded_and_centred():
@@ -38,3 +41,17 @@ def test_extended_chain_is_healthy(n):
     limits = checks(system, np.full(n - 1, 3.8), Criteria())
     motion = Motion(*(jnp.asarray(a, float) for a in (x, rest, rest, rest[:, 0], system.mass, np.ones(n))))
     assert int(jax.jit(first_failure)(limits, motion, system, jnp.zeros(1, jnp.int32))[0]) == 0
+
+
+def test_a_pdb_start_is_what_was_written_and_of_the_same_protein(tmp_path):
+    """To the three decimals of the format, centred; another sequence or length is named."""
+    topology = topology_from_species([3, 7, 14, 19, 0])
+    x = random_chain(5, 1)
+    write_pdb(tmp_path / "a.pdb", topology, x)
+    np.testing.assert_allclose(pdb_start(tmp_path / "a.pdb", topology), x - x.mean(0), atol=2e-3)
+    with pytest.raises(InputError, match=r"residue 4 .* is VAL, the protein has ILE there"):
+        pdb_start(tmp_path / "a.pdb", topology_from_species([3, 7, 14, 9, 0]))
+    with pytest.raises(InputError, match="5 residues with a Cα atom, and 4 are needed"):
+        pdb_start(tmp_path / "a.pdb", topology_from_species([3, 7, 14, 19]))
+    with pytest.raises(InputError, match="not a readable PDB file"):
+        pdb_start(tmp_path / "none.pdb", topology)

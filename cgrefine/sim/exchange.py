@@ -1,0 +1,123 @@
+"""Replica exchange over temperatures: neighbours on a ladder of temperatures swap them, by Metropolis' rule.
+
+Replicas keep their positions and swap temperatures: with rungs k and k+1 of one ladder held by i and j,
+
+    accept with probability min(1, exp((β_k - β_{k+1})(U_i - U_j))),    p ← p sqrt(T_new/T_old)
+
+Pairs (0, 1), (2, 3), ... are tried in even rounds and (1, 2), (3, 4), ... in odd ones: stationary, and faster
+up and down the ladder than random pairs. Sugita & Okamoto, Chem. Phys. Lett. 314, 141 (1999); Lingenheil et
+al., Chem. Phys. Lett. 478, 80 (2009).
+
+The potential energies are those already known at a frame. The energy must be the same at all temperatures: a
+network that is conditioned on temperature has no place here. A replica that failed keeps its rung.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from cgrefine.sim.langevin import Graphs, State
+
+
+class Ladders(NamedTuple):
+    """kT (k,) kcal/mol of the rungs in rising order; ladder (g,) int32: which one each graph belongs to.
+
+    Each ladder has k graphs. Graphs of one ladder are replicas of the same molecule.
+    """
+
+    kT: Array
+    ladder: Array
+
+
+class RoundTrips(NamedTuple):
+    """accepted, tried (k - 1,) of each pair of neighbours; trips (g,) from the lowest rung to the highest and
+    back; rounds_a_trip: mean length of one in rounds, NaN when there was none."""
+
+    accepted: np.ndarray
+    tried: np.ndarray
+    trips: np.ndarray
+    rounds_a_trip: float
+
+    @property
+    def acceptance(self) -> np.ndarray:
+        """Fraction accepted (k - 1,); NaN for a pair that was never tried."""
+        return np.where(self.tried > 0, self.accepted / np.maximum(self.tried, 1), np.nan)
+
+
+def ladders(kT: np.ndarray, n_graphs: int) -> tuple[Ladders, np.ndarray]:
+    """Ladders of consecutive graphs, and the rung (g,) that each starts at.
+
+    Raises ValueError when the thermal energies do not rise, or do not divide the graphs.
+    """
+    rungs = len(kT)
+    if rungs < 2 or not (np.diff(kT) > 0).all():
+        raise ValueError(f"a ladder needs two or more rising temperatures, found kT = {list(kT)}")
+    if n_graphs % rungs:
+        raise ValueError(f"{n_graphs} replicas are not whole ladders of {rungs} temperatures")
+    graph = np.arange(n_graphs, dtype=np.int32)
+    return Ladders(jnp.asarray(kT), jnp.asarray(graph // rungs)), graph % rungs
+
+
+def swapped(
+    key: Array,
+    ladders: Ladders,
+    rung: Int[Array, " graphs"],
+    potential: Float[Array, " graphs"],
+    alive: Bool[Array, " graphs"],
+    round: Int[Array, ""],
+) -> Int[Array, " graphs"]:
+    """The rung of each graph after one round of swaps. potential: kcal/mol."""
+    rungs = ladders.kT.shape[0]
+    n_ladders = rung.shape[0] // rungs
+    place = ladders.ladder * rungs + rung
+    holder = jnp.zeros_like(place).at[place].set(jnp.arange(place.shape[0], dtype=place.dtype))
+    table = holder.reshape(n_ladders, rungs)
+    beta, energy, lives = 1.0 / ladders.kT, potential[table], alive[table]
+    advantage = (beta[:-1] - beta[1:]) * (energy[:, :-1] - energy[:, 1:])
+    chance = jnp.log(jax.random.uniform(key, advantage.shape, advantage.dtype))
+    turn = jnp.arange(rungs - 1) % 2 == round % 2
+    accept = turn & lives[:, :-1] & lives[:, 1:] & (chance < advantage)
+    none = jnp.zeros((n_ladders, 1), bool)
+    up, down = jnp.append(accept, none, 1), jnp.append(none, accept, 1)
+    after = jnp.arange(rungs, dtype=rung.dtype) + up.astype(rung.dtype) - down.astype(rung.dtype)
+    return rung.at[table.ravel()].set(after.ravel())
+
+
+def rescaled(state: State, ratio: Float[Array, " graphs"], graphs: Graphs) -> State:
+    """Momenta times sqrt(ratio), with ratio = T_new/T_old of each graph."""
+    return state._replace(momenta=state.momenta * graphs.spread(jnp.sqrt(ratio)))
+
+
+def statistics(rung: np.ndarray, alive: np.ndarray, rungs: int) -> RoundTrips:
+    """What the rungs (s + 1, g) before, between and after s rounds, from round 0, say of the exchange.
+
+    alive (s, g): at each round. Graphs are consecutive in their ladders, see `ladders`.
+    """
+    accepted, tried = np.zeros(rungs - 1, int), np.zeros(rungs - 1, int)
+    for round, (before, after, lives) in enumerate(zip(rung[:-1], rung[1:], alive, strict=True)):
+        for low in range(round % 2, rungs - 1, 2):
+            pair = lives[before == low] & lives[before == low + 1]
+            tried[low] += int(pair.sum())
+            accepted[low] += int((after[before == low] == low + 1).sum())
+    trips = [_trips(track, rungs) for track in rung.T]
+    lengths = np.concatenate([np.asarray(t, float) for t in trips])
+    mean = float(lengths.mean()) if len(lengths) else float("nan")
+    return RoundTrips(accepted, tried, np.array([len(t) for t in trips]), mean)
+
+
+def _trips(track: np.ndarray, rungs: int) -> list[int]:
+    """Rounds of each whole way from the lowest rung to the highest and back to the lowest."""
+    found, begin, reached = [], None, False
+    for index, rung in enumerate(track):
+        if rung == rungs - 1:
+            reached = True
+        elif rung == 0 and (begin is None or reached):
+            if begin is not None:
+                found.append(index - begin)
+            begin, reached = index, False
+        elif rung == 0:
+            begin = index
+    return found
