@@ -88,7 +88,9 @@ def resolved(cfg: Sim, force_field: ForceField, replicas: Sequence[Replica], con
 
 
 def as_run(cfg: Sim, simulate: Path) -> Sim:
-    """The section with the time step that the `simulate` stage of this folder had."""
+    """The section with the time step that the `simulate` stage of this folder had, if it states none."""
+    if cfg.timestep_fs is not None:
+        return cfg
     step = read_json(simulate / "metrics.json")["metrics"]["timestep_fs"]["value"]
     return cfg.model_copy(update={"timestep_fs": step})
 

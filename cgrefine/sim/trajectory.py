@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import h5py
 import mdtraj
@@ -124,7 +125,7 @@ class TrajectoryWriter:
         if len(positions) == 0:
             return
         x = np.ascontiguousarray(positions, np.float32)
-        handle = self._files[index]
+        handle: Any = self._files[index]
         try:
             if isinstance(handle, XTCTrajectoryFile | _Hdf5):
                 handle.write(x / np.float32(A_PER_NM), np.asarray(time_ps, np.float32))

@@ -196,7 +196,7 @@ def test_wrong_options_are_told(place, tmp_path):
         ],
         "holds no force field": ["--model", str(tmp_path), "--reference", data],
         "holds no data set": ["--model", str(place / "ideal"), "--reference", str(tmp_path), *SET],
-        "sim.timestep_fs: required": ["--model", str(place / "ideal"), "--reference", data],
+        "sim.replicas: required": ["--model", str(place / "ideal"), "--reference", data],
     }  # fmt: skip
     for message, words in cases.items():
         with pytest.raises(InputError, match=message):
