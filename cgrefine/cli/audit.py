@@ -13,7 +13,7 @@ from cgrefine import units
 from cgrefine.artifacts import Stage, read_json, write_json
 from cgrefine.cli.audit_ensemble import Doubt, doubt
 from cgrefine.cli.console import Console
-from cgrefine.cli.force_field import trained_at
+from cgrefine.cli.force_field import simulated
 from cgrefine.cli.simulate import Outcome, Replica, packed, read_outcomes
 from cgrefine.config.running import Audit, Sim
 from cgrefine.config.schema import Config
@@ -62,7 +62,7 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     found = read_outcomes(root / "simulate" / "replicas.csv")
     duration = read_json(root / "simulate" / "metrics.json")["metrics"]["duration_ps"]["value"]
     verdict = judged(found, duration, cfg.confidence)
-    force_field = trained_at(root / "train", sim.temperature_K, console)
+    force_field = simulated(root, sim.temperature_K, console)
     drift = conserved(force_field, nve_replicas(found, root, cfg.nve_replicas), sim, cfg, console)
     doubtful = doubt(root, found, sim.temperature_K)
     _record(stage, verdict, drift, found, sim, cfg)

@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from cgrefine import units
 from cgrefine.artifacts import Stage
 from cgrefine.cli.console import Console
-from cgrefine.cli.force_field import trained_at
+from cgrefine.cli.force_field import opened, refuse_other_lengths, trained_at, write_note
 from cgrefine.cli.observe import reference_groups
 from cgrefine.config.running import Criteria, Sim
 from cgrefine.config.schema import Config
 from cgrefine.data.store import Dataset, Domain, open_dataset
 from cgrefine.errors import InputError
-from cgrefine.fm.forcefield import ForceField
+from cgrefine.interop.opened import Modelled
 from cgrefine.report.page import Section, Table, figure, save_figure, write_page
 from cgrefine.sim.audit import mean_and_stderr, thermalised_means
 from cgrefine.sim.langevin import Langevin
@@ -84,12 +84,18 @@ class Result:
     seconds_per_step: float
 
 
-def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
-    """Read prepare/ and train/forcefield; write trajectories, replicas.csv, log.csv and report.html."""
+def build(stage: Stage, config: Config, root: Path, console: Console, model: Path | None = None) -> None:
+    """Read prepare/ and train/forcefield, or model; write trajectories, replicas.csv, log.csv, report.html."""
     cfg = config.sim
     assert cfg is not None
-    force_field = trained_at(root / "train", cfg.temperature_K, console)
-    replicas = assigned(chosen_domains(open_dataset(root / "prepare"), cfg), cfg)
+    domains = chosen_domains(open_dataset(root / "prepare"), cfg)
+    if model is None:
+        force_field = trained_at(root / "train", cfg.temperature_K, console)
+    else:
+        force_field = opened(model, cfg.temperature_K, console)
+        refuse_other_lengths(force_field, {d.name: d.n_beads for d in domains})
+        write_note(stage.path, model)
+    replicas = assigned(domains, cfg)
     run = run_settings(cfg, force_field)
     (stage.path / "trajectories").mkdir()
     (stage.path / "topology").mkdir()
@@ -152,7 +158,7 @@ def packed(replicas: Sequence[Replica], criteria: Criteria, temperature_K: float
     return system, checks(system, np.concatenate([r0[r.domain.name] for r in replicas]), criteria)
 
 
-def run_settings(cfg: Sim, force_field: ForceField) -> Settings:
+def run_settings(cfg: Sim, force_field: Modelled) -> Settings:
     """Steps, frames and chunks of the run."""
     return settings(
         duration=units.from_fs(1000.0 * cfg.duration_ps),
@@ -164,7 +170,7 @@ def run_settings(cfg: Sim, force_field: ForceField) -> Settings:
 
 def simulate(
     replicas: Sequence[Replica],
-    force_field: ForceField,
+    force_field: Modelled,
     cfg: Sim,
     run: Settings,
     folder: Path,

@@ -19,8 +19,8 @@ from ase.units import kcal, mol
 from jaxtyping import Float
 
 from cgrefine.errors import InputError
-from cgrefine.interop.molecule import Modelled, Molecule, at_temperature, chain
-from cgrefine.interop.opened import opened
+from cgrefine.interop.molecule import Molecule, at_temperature, chain
+from cgrefine.interop.opened import Modelled, opened
 from cgrefine.residues import RESIDUES
 from cgrefine.units import RESIDUE_MASS
 

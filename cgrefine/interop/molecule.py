@@ -8,7 +8,7 @@ Positions go in as (n, 3) Å of the Cα beads in the order of the sequence, kcal
 
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from cgrefine.errors import InputError
 from cgrefine.export.program import cast_params
 from cgrefine.fm import forcefield
 from cgrefine.fm.forcefield import ForceField
+from cgrefine.interop.opened import Modelled
 from cgrefine.neighbors import Candidates
 from cgrefine.residues import species_from_sequence
 from cgrefine.system import System, Topology, pack, topology_from_species
@@ -31,17 +32,6 @@ from cgrefine.system import System, Topology, pack, topology_from_species
 HEADROOM = 1.5
 """Edges that there is room for, relative to those of the frame that did not fit."""
 EDGE_ROUNDING = 64
-
-
-@runtime_checkable
-class Modelled(Protocol):
-    """A force field or a bundle that was opened."""
-
-    @property
-    def model(self) -> SumOfTerms: ...
-
-    @property
-    def params(self) -> Any: ...
 
 
 class Chain(NamedTuple):

@@ -19,8 +19,8 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from cgrefine.interop.molecule import Modelled, Molecule, at_temperature, chain
-from cgrefine.interop.opened import opened
+from cgrefine.interop.molecule import Molecule, at_temperature, chain
+from cgrefine.interop.opened import Modelled, opened
 from cgrefine.residues import RESIDUES
 from cgrefine.units import KCAL_PER_MOL_IN_SI, RESIDUE_MASS
 
