@@ -56,8 +56,8 @@ def exported_at(train: Path, config: Config, console: Console) -> ForceField:
 def opened(path: Path, temperature_K: float, console: Console) -> Modelled:
     """The force field of a train or priors stage, or the model of a bundle, at a temperature.
 
-    Warns of a temperature that the model is not of, and says what a bundle has room for. Raises InputError on a
-    path that holds neither.
+    Warns of a temperature that the model is not of, and says what a bundle has room for. Raises InputError
+    on a path that holds neither.
     """
     found = opened_as_it_is(path)
     if isinstance(found, ForceField):
@@ -82,8 +82,8 @@ def refuse_other_lengths(force_field: Modelled, lengths: Mapping[str, int]) -> N
     for name, length in lengths.items():
         if n_beads not in (None, length):
             raise InputError(
-                f"the bundle is of {n_beads} beads, domain {name} has {length}: name domains of that length in "
-                "sim.domains, or give the force field that was exported"
+                f"the bundle is of {n_beads} beads, domain {name} has {length}: name domains of that length "
+                "in sim.domains, or give the force field that was exported"
             )
 
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,6 +38,11 @@ Processes = Annotated[
     int | None, typer.Option("--processes", help="how many train together (with HOST:PORT)")
 ]
 Process = Annotated[int | None, typer.Option("--process", help="which of them this is, from 0")]
+
+Model = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="PATH", help="a train, priors or export folder, instead of OUT/train"),
+]
 
 STAGES = {
     "prepare": (
@@ -122,7 +127,7 @@ def _stage(
     overrides: list[str] | None,
     quiet: bool,
     speaks: bool = True,
-    **options: bool,
+    **options: Any,
 ) -> None:
     from cgrefine.cli.console import Console
     from cgrefine.cli.stages import result_rows, run_stage
@@ -167,7 +172,18 @@ def _stage_command(name: str) -> Callable[..., None]:
         options = {"force": force, "strict": strict, "allow_ungated": allow_ungated, "resume": again}
         _stage(name, config, out, overrides, quiet, first, **options)
 
-    chosen = train if name == "train" else command
+    def simulate(
+        config: ConfigFile,
+        out: Out,
+        overrides: Overrides = None,
+        model: Model = None,
+        force: Force = False,
+        strict: Strict = False,
+        quiet: Quiet = False,
+    ) -> None:
+        _stage(name, config, out, overrides, quiet, force=force, strict=strict, model=model)
+
+    chosen = {"train": train, "simulate": simulate}.get(name, command)
     chosen.__doc__, reads, writes = STAGES[name]
     chosen.__name__ = name
     epilog = (

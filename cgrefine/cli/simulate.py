@@ -85,7 +85,7 @@ class Result:
 
 
 def build(stage: Stage, config: Config, root: Path, console: Console, model: Path | None = None) -> None:
-    """Read prepare/ and train/forcefield, or model; write trajectories, replicas.csv, log.csv, report.html."""
+    """Read prepare/ and train/, or model; write trajectories, replicas.csv, log.csv and report.html."""
     cfg = config.sim
     assert cfg is not None
     domains = chosen_domains(open_dataset(root / "prepare"), cfg)
