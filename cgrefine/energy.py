@@ -195,7 +195,7 @@ class ProgramTerm:
         own = jnp.repeat(jnp.arange(graphs), n)
         whole = jnp.all(jnp.asarray(system.graph_id) == own) & jnp.all(jnp.asarray(system.bead_mask))
         species = jnp.asarray(system.species).reshape(graphs, n)
-        energies = _molecules(self.evaluate, positions.reshape(graphs, n, 3), species)
+        energies: Any = _molecules(self.evaluate, positions.reshape(graphs, n, 3), species)
         # a product, not a choice: the forces have to become NaN as well
         doubt = jnp.where(whole, 1.0, jnp.nan).astype(energies.dtype)
         return jnp.repeat(energies * doubt / n, n)

@@ -18,7 +18,7 @@ from cgrefine.cli.simulate import Outcome, Replica, packed, read_outcomes
 from cgrefine.config.running import Audit, Sim
 from cgrefine.config.schema import Config
 from cgrefine.data.store import open_dataset
-from cgrefine.fm.forcefield import ForceField
+from cgrefine.interop.opened import Modelled
 from cgrefine.report.page import Section, Table, figure, save_figure, write_page
 from cgrefine.sim import audit
 from cgrefine.sim.audit import Estimate, Median, Survival
@@ -132,7 +132,7 @@ def nve_replicas(found: Sequence[Outcome], root: Path, count: int) -> list[Repli
 
 
 def conserved(
-    force_field: ForceField, replicas: Sequence[Replica], sim: Sim, cfg: Audit, console: Console
+    force_field: Modelled, replicas: Sequence[Replica], sim: Sim, cfg: Audit, console: Console
 ) -> Drift:
     """Velocity Verlet from these positions, with momenta at the temperature of the simulation."""
     system, limits = packed(replicas, sim.criteria, sim.temperature_K)

@@ -87,6 +87,7 @@ def _evaluation(
         senders, receivers = (jnp.asarray(index, jnp.int32) for index in (edges.senders, edges.receivers))
         energy, forces, _ = called.call(x, species.astype(jnp.int32), senders, receivers, edges.edge_mask)
         wrong = edges.overflow | ~jnp.all(jnp.isfinite(x))
-        return tuple(jnp.where(wrong, jnp.nan, value).astype(positions.dtype) for value in (energy, forces))
+        energy, forces = (jnp.where(wrong, jnp.nan, value) for value in (energy, forces))
+        return energy.astype(positions.dtype), forces.astype(positions.dtype)
 
     return evaluate

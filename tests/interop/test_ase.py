@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from ase import units
+from ase import Atoms, units
 from ase.build import molecule as other_molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces
@@ -138,6 +138,7 @@ def test_atoms_from_a_pdb_with_a_break_and_a_cis_bond(tmp_path):
     assert np.abs(made.positions - x).max() < 1e-3 and (made.get_masses() == 110.0).all()
     calculator = Calculator(springs(), path)
     again = read(path)
+    assert isinstance(again, Atoms)
     again.calc = made.calc = calculator
     assert again.get_potential_energy() == pytest.approx(made.get_potential_energy(), rel=1e-9)
     expected, _ = own(springs(), made.positions, found.topology)
