@@ -1,4 +1,4 @@
-"""One form of energy function, and the three kinds of term that have it.
+"""One form of energy function, and the four kinds of term that have it.
 
     bead_energies(params, positions (n, 3), system, neighbors) -> (n,) kcal/mol
 
@@ -7,12 +7,14 @@ Padded beads give exactly zero energy and zero force, whatever stands in their p
                native LAMMPS style;
   PairTerm     a scalar function of one distance and two species, from a sequence separation on:
                leaves as a native LAMMPS pair style;
-  NetworkTerm  a many-body function of bead types and edge vectors: leaves as StableHLO.
+  NetworkTerm  a many-body function of bead types and edge vectors: leaves as StableHLO;
+  ProgramTerm  a compiled function of whole molecules that gives its own forces: what came as StableHLO.
 The scalar functions are the single source for energies in JAX and for the tables LAMMPS reads.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
@@ -20,6 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from cgrefine import geometry
+from cgrefine.errors import InputError
 from cgrefine.geometry import AnyArray
 from cgrefine.neighbors import Neighbors
 from cgrefine.system import System
@@ -162,7 +165,59 @@ def _excess(system: System, reference_K: float, dtype: Any) -> Array:
     return excess[system.graph_id]
 
 
-Term = BondedTerm | PairTerm | NetworkTerm
+@dataclass(frozen=True)
+class ProgramTerm:
+    """The energy of molecules of n_beads beads each, by a function that gives forces along with it.
+
+    evaluate(positions (n_beads, 3) Å, species (n_beads,)) -> energy () kcal/mol, forces (n_beads, 3)
+    kcal/mol/Å; it lists its own neighbours. Terms of equal name, cutoff, beads and identity are one.
+    It is called for one graph after another. What it gives is of the molecule: each bead carries an equal
+    share, which is no energy of its surroundings. Forces have no further derivative.
+    """
+
+    name: str
+    cutoff_A: float
+    n_beads: int
+    identity: str
+    evaluate: Callable[[Array, Array], tuple[Array, Array]] = field(compare=False)
+
+    def __call__(self, params, positions, system, neighbors):
+        """Share of each bead, (n,) kcal/mol; NaN where graphs are padded or of other lengths.
+
+        Raises InputError when so many beads do not make so many molecules.
+        """
+        graphs, n = system.graph_mask.shape[0], self.n_beads
+        if positions.shape[0] != graphs * n:
+            raise InputError(
+                f"the program of term {self.name!r} is of {n} beads: {positions.shape[0]} beads in {graphs} "
+                "graphs are not such molecules"
+            )
+        own = jnp.repeat(jnp.arange(graphs), n)
+        whole = jnp.all(jnp.asarray(system.graph_id) == own) & jnp.all(jnp.asarray(system.bead_mask))
+        species = jnp.asarray(system.species).reshape(graphs, n)
+        energies: Any = _molecules(self.evaluate, positions.reshape(graphs, n, 3), species)
+        # a product, not a choice: the forces have to become NaN as well
+        doubt = jnp.where(whole, 1.0, jnp.nan).astype(energies.dtype)
+        return jnp.repeat(energies * doubt / n, n)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _molecules(evaluate: Callable[..., Any], positions: Array, species: Array) -> Array:
+    """Energies (g,) of molecules at positions (g, n, 3); the gradient is minus the forces of `evaluate`."""
+    return _molecules_forward(evaluate, positions, species)[0]
+
+
+def _molecules_forward(evaluate, positions, species):
+    return jax.lax.map(lambda molecule: evaluate(*molecule), (positions, species))
+
+
+def _molecules_backward(evaluate, forces, cotangent):
+    return -cotangent[:, None, None] * forces, None
+
+
+_molecules.defvjp(_molecules_forward, _molecules_backward)
+
+Term = BondedTerm | PairTerm | NetworkTerm | ProgramTerm
 
 
 def _unpadded(positions: Float[AnyArray, "beads 3"], system: System) -> Float[Array, "beads 3"]:

@@ -1,6 +1,6 @@
 """Imports run one way: foundation ← data, observables, sim ← fm, boltzmann, export ← report, interop ← cli.
 
-`interop` reads `fm`."""
+`interop` reads `fm`, `data` and `export`."""
 
 import ast
 from pathlib import Path
@@ -22,7 +22,7 @@ ALLOWED = {
     "fm": FOUNDATION | {"fm", "data"},
     "boltzmann": FOUNDATION | {"boltzmann", "sim", "observables"},
     "export": FOUNDATION | {"export"},
-    "interop": FOUNDATION | {"interop", "fm"},
+    "interop": FOUNDATION | {"interop", "fm", "data", "export"},
     "report": FOUNDATION | {"report"},
     "cli": FOUNDATION
     | {"cli", "data", "observables", "sim", "fm", "boltzmann", "export", "interop", "report"},

@@ -44,7 +44,7 @@ from cgrefine.cli.audit_verdict import (
 )
 from cgrefine.cli.console import Console
 from cgrefine.cli.dynamics import as_run
-from cgrefine.cli.force_field import trained_at
+from cgrefine.cli.force_field import simulated
 from cgrefine.cli.observe import reference_groups
 from cgrefine.cli.replicas import read_outcomes
 from cgrefine.config.running import Audit
@@ -85,7 +85,7 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     assert config.sim is not None
     sim, cfg = as_run(config.sim, root / "simulate"), config.audit
     subject = Subject(
-        force_field=trained_at(root / "train", sim.temperature_K, console),
+        force_field=simulated(root, sim.temperature_K, console),
         dataset=open_dataset(root / "prepare"),
         sim=sim,
         folder=root / "simulate",

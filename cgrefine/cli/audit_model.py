@@ -20,7 +20,7 @@ from cgrefine.cli.audit_subject import Subject, dynamics
 from cgrefine.cli.audit_verdict import Verdict
 from cgrefine.cli.console import Console
 from cgrefine.cli.dynamics import resolved
-from cgrefine.cli.force_field import force_field_folder, opened
+from cgrefine.cli.force_field import identity, opened, refuse_other_lengths
 from cgrefine.cli.replicas import Outcome, Replica, write_outcomes
 from cgrefine.cli.simulate import assigned, chosen_domains, packs
 from cgrefine.cli.stages import device_kind, enforce
@@ -28,7 +28,7 @@ from cgrefine.config.running import Sim
 from cgrefine.config.schema import Config
 from cgrefine.data.store import Dataset, open_dataset
 from cgrefine.errors import InputError
-from cgrefine.fm.forcefield import ForceField
+from cgrefine.interop.opened import Modelled
 from cgrefine.report.page import Section, Table, figure, save_figure, write_page
 from cgrefine.sim import survival
 from cgrefine.sim.audit import thermalised_means
@@ -60,7 +60,7 @@ def audit_force_fields(
     """
     assert config.sim is not None
     dataset = open_dataset(data_folder(reference))
-    inputs = {f"{i}:{name}": _model_hash(name) for i, name in enumerate(models)}
+    inputs = {f"{i}:{name}": identity(Path(name)) for i, name in enumerate(models)}
     inputs["data"] = file_hash(dataset.folder / "dataset.json")
     sections = {s: getattr(config, s).model_dump(mode="json") for s in ("sim", "audit")}
     fingerprint = artifacts.fingerprint_of("audit", sections, inputs)
@@ -87,17 +87,14 @@ def data_folder(reference: Path) -> Path:
     return found[0]
 
 
-def _model_hash(name: str) -> str:
-    folder = force_field_folder(name)
-    return "+".join(file_hash(folder / part) for part in ("forcefield.json", "params.npz"))
-
-
 def _build(stage: Stage, models: Sequence[str], dataset: Dataset, config: Config, console: Console) -> None:
     sim, cfg = config.sim, config.audit
     assert sim is not None
     domains = chosen_domains(dataset, sim)
     replicas = assigned(domains, sim)
-    force_fields = {name: opened(name, sim.temperature_K, console) for name in models}
+    force_fields = {name: opened(Path(name), sim.temperature_K, console) for name in models}
+    for force_field in force_fields.values():
+        refuse_other_lengths(force_field, {d.name: d.n_beads for d in domains})
     sim = resolved(sim, force_fields[models[0]], replicas, console)
     bead_steps = sum(len(r.start) for r in replicas) * 1000.0 * sim.duration_ps / sim.step_fs
     criteria, thresholds = calibrated(references(domains, sim.temperature_K), sim.criteria, bead_steps)
@@ -132,7 +129,7 @@ def _build(stage: Stage, models: Sequence[str], dataset: Dataset, config: Config
 
 
 def simulated(
-    force_field: ForceField,
+    force_field: Modelled,
     dataset: Dataset,
     replicas: Sequence[Replica],
     sim: Sim,
@@ -174,7 +171,7 @@ def simulated(
 
 
 def _run(
-    force_field: ForceField,
+    force_field: Modelled,
     batch: Sequence[Replica],
     sim: Sim,
     folder: Path,

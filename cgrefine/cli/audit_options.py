@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cgrefine.artifacts import read_json
 from cgrefine.cli.audit_model import audit_force_fields
 from cgrefine.cli.console import Console
-from cgrefine.cli.force_field import force_field_folder
+from cgrefine.cli.force_field import fitted_K
 from cgrefine.cli.stages import result_rows
 from cgrefine.config.load import from_overrides, load_config
 from cgrefine.config.schema import Config
@@ -52,7 +51,7 @@ def settings(model: str, config: Path | None, overrides: Sequence[str], console:
     if config is not None:
         found = load_config(config, overrides)
     else:
-        fitted = read_json(force_field_folder(model) / "forcefield.json").get("temperature_K")
+        fitted = fitted_K(Path(model))
         if fitted is not None and not any(o.startswith("sim.temperature_K=") for o in overrides):
             console.result(f"temperature: {fitted:g} K, that of {model}")
             overrides = [f"sim.temperature_K={fitted}", *overrides]

@@ -17,7 +17,7 @@ from cgrefine.cli.replicas import Outcome, Replica
 from cgrefine.cli.simulate import packed
 from cgrefine.config.running import Sim
 from cgrefine.data.store import Dataset, Domain
-from cgrefine.fm.forcefield import ForceField
+from cgrefine.interop.opened import Modelled
 from cgrefine.report.page import Section
 from cgrefine.residues import RESIDUES
 from cgrefine.sim.rollout import Chunk, rollout, settings
@@ -37,7 +37,7 @@ class Subject:
     known; else the last saved frame stands for them.
     """
 
-    force_field: ForceField
+    force_field: Modelled
     dataset: Dataset
     sim: Sim
     folder: Path
@@ -105,7 +105,7 @@ class Part:
 
 
 def dynamics(
-    force_field: ForceField,
+    force_field: Modelled,
     replicas: Sequence[Replica],
     temperatures_K: np.ndarray,
     sim: Sim,

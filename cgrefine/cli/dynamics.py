@@ -12,7 +12,7 @@ from cgrefine.cli.console import Console
 from cgrefine.cli.replicas import Replica
 from cgrefine.config.running import Sim
 from cgrefine.errors import InputError
-from cgrefine.fm.forcefield import ForceField
+from cgrefine.interop.opened import Modelled
 from cgrefine.residues import RESIDUES
 from cgrefine.sim.brownian import Brownian
 from cgrefine.sim.forces import forces_at
@@ -63,7 +63,7 @@ def with_masses(system: System, cfg: Sim) -> System:
     return system._replace(mass=np.full_like(system.mass, cfg.mass_g_mol))
 
 
-def resolved(cfg: Sim, force_field: ForceField, replicas: Sequence[Replica], console: Console) -> Sim:
+def resolved(cfg: Sim, force_field: Modelled, replicas: Sequence[Replica], console: Console) -> Sim:
     """The section with a time step: as stated, or from the stiffest bond of the model at the starts.
 
     One start a domain is looked at. Raises InputError when no bond vibrates, or a frame is shorter than it.
@@ -99,7 +99,7 @@ def _label(topology: Topology, bead: int) -> str:
     return f"{RESIDUES[topology.species[bead]]} {topology.resid[bead]}"
 
 
-def stiffest(force_field: ForceField, topology: Topology, start: np.ndarray, cfg: Sim) -> Stiffest:
+def stiffest(force_field: Modelled, topology: Topology, start: np.ndarray, cfg: Sim) -> Stiffest:
     """The fastest bond vibration of one domain at a start (n, 3), from the forces of the whole model.
 
     Raises InputError when none vibrates.
@@ -125,9 +125,7 @@ def stiffest(force_field: ForceField, topology: Topology, start: np.ndarray, cfg
         raise InputError(f"sim.timestep_fs is not given, and {error}") from error
 
 
-def relaxed(
-    replicas: Sequence[Replica], force_field: ForceField, cfg: Sim, console: Console
-) -> list[Replica]:
+def relaxed(replicas: Sequence[Replica], force_field: Modelled, cfg: Sim, console: Console) -> list[Replica]:
     """The replicas at minimised starts, where the section asks for it, with a warning for each that is not.
 
     Raises InputError when a start is not finite.

@@ -27,6 +27,7 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
         domain.positions[:],
         domain.name,
         settings,
+        force_field.facts,
     )
     console.say("reading it back, compiling and testing it")
     bundle = load_bundle(folder)

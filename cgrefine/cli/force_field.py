@@ -1,12 +1,20 @@
-"""The trained force field at the temperature that a stage works at."""
+"""The force field that a stage works with, at the temperature that it works at."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from cgrefine.artifacts import file_hash, read_json, write_json
 from cgrefine.cli.console import Console
 from cgrefine.config.schema import Config
 from cgrefine.errors import InputError
+from cgrefine.export.bundle import META
 from cgrefine.fm import forcefield
 from cgrefine.fm.forcefield import ForceField
+from cgrefine.interop.opened import Modelled, folder_of
+from cgrefine.interop.opened import opened as opened_as_it_is
+
+SIMULATED = "model.json"
+"""In a simulate folder: the model that was given by --model, its folder and the hashes of its files."""
 
 
 def trained_at(train: Path, temperature_K: float, console: Console) -> ForceField:
@@ -27,26 +35,6 @@ def _fixed(force_field: ForceField, temperature_K: float, console: Console) -> F
     return forcefield.at_temperature(force_field, temperature_K)
 
 
-def force_field_folder(name: str) -> Path:
-    """The folder with forcefield.json of a run, of its train or priors folder, or itself; else InputError."""
-    places = [Path(name), Path(name) / "forcefield", Path(name) / "train" / "forcefield"]
-    folder = next((place for place in places if (place / "forcefield.json").is_file()), None)
-    if folder is None:
-        raise InputError(
-            f"{name}: holds no force field (forcefield.json); give a run folder, its train or priors "
-            "folder, or the folder of a force field"
-        )
-    return folder
-
-
-def opened(name: str, temperature_K: float, console: Console) -> ForceField:
-    """The force field of a run, a train or priors folder, or a folder of its own, at one temperature.
-
-    Raises InputError when there is none.
-    """
-    return _fixed(forcefield.load(force_field_folder(name)), temperature_K, console)
-
-
 def exported_at(train: Path, config: Config, console: Console) -> ForceField:
     """The force field that `export` writes: at export.temperature_K or sim.temperature_K, where it matters.
 
@@ -63,3 +51,78 @@ def exported_at(train: Path, config: Config, console: Console) -> ForceField:
             "config: the network is conditioned on temperature; give export.temperature_K or a section `sim`"
         )
     return _fixed(force_field, temperature_K, console)
+
+
+def opened(path: Path, temperature_K: float, console: Console) -> Modelled:
+    """The force field of a train or priors stage, or the model of a bundle, at a temperature.
+
+    Warns of a temperature that the model is not of, and says what a bundle has room for. Raises InputError
+    on a path that holds neither.
+    """
+    found = opened_as_it_is(path)
+    if isinstance(found, ForceField):
+        return _fixed(found, temperature_K, console)
+    if found.temperature_K != temperature_K:
+        console.result(
+            f"warning: {path} is a bundle of a model at {found.temperature_K:g} K, and it is used at "
+            f"{temperature_K:g} K"
+        )
+    network = found.bundle.network
+    if network is not None:
+        console.say(
+            f"{path}: a bundle for {found.n_beads} beads and {network.n_edges} edges within "
+            f"{network.cutoff_A:g} Å; a replica that needs more edges fails as not finite"
+        )
+    return found
+
+
+def force_field_folder(name: str) -> Path:
+    """The folder of a force field of this name: see `folder_of`. Raises InputError on a bundle."""
+    folder = folder_of(Path(name))
+    if not (folder / "forcefield.json").is_file():
+        raise InputError(f"{name}: is a bundle, whose terms are not told apart; give the force field itself")
+    return folder
+
+
+def fitted_K(path: Path) -> float | None:
+    """The temperature that a force field or bundle was made at, if it says."""
+    found = opened_as_it_is(path)
+    kelvin = found.facts.get("temperature_K") if isinstance(found, ForceField) else found.temperature_K
+    return None if kelvin is None else float(kelvin)
+
+
+def refuse_other_lengths(force_field: Modelled, lengths: Mapping[str, int]) -> None:
+    """Raise InputError when a bundle's network is not of the number of beads of each domain (by name)."""
+    n_beads = None if isinstance(force_field, ForceField) else force_field.n_beads
+    for name, length in lengths.items():
+        if n_beads not in (None, length):
+            raise InputError(
+                f"the bundle is of {n_beads} beads, domain {name} has {length}: name domains of that length "
+                "in sim.domains, or give the force field that was exported"
+            )
+
+
+def identity(path: Path) -> str:
+    """What the files of a model are, as one line. Raises InputError when the path holds none."""
+    folder = folder_of(path)
+    names = ("forcefield.json", "params.npz", META)
+    return " ".join(file_hash(folder / name) for name in names if (folder / name).is_file())
+
+
+def simulated(root: Path, temperature_K: float, console: Console) -> Modelled:
+    """The force field of the simulate stage: that of --model where it was given, else the trained one.
+
+    Raises InputError when the model given has changed since.
+    """
+    note = root / "simulate" / SIMULATED
+    if not note.is_file():
+        return trained_at(root / "train", temperature_K, console)
+    told = read_json(note)
+    if identity(Path(told["path"])) != told["identity"]:
+        raise InputError(f"{told['path']}: is not the model that {note} names; run `cgrefine simulate` again")
+    return opened(Path(told["path"]), temperature_K, console)
+
+
+def write_note(folder: Path, model: Path) -> None:
+    """Write SIMULATED into a simulate folder."""
+    write_json(folder / SIMULATED, {"path": str(model.resolve()), "identity": identity(model)})

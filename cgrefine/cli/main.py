@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,6 +38,11 @@ Processes = Annotated[
     int | None, typer.Option("--processes", help="how many train together (with HOST:PORT)")
 ]
 Process = Annotated[int | None, typer.Option("--process", help="which of them this is, from 0")]
+
+Model = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="PATH", help="a train, priors or export folder, instead of OUT/train"),
+]
 
 STAGES = {
     "prepare": (
@@ -123,7 +128,7 @@ def _stage(
     overrides: list[str] | None,
     quiet: bool,
     speaks: bool = True,
-    **options: bool,
+    **options: Any,
 ) -> None:
     from cgrefine.cli.console import Console
     from cgrefine.cli.stages import result_rows, run_stage
@@ -197,6 +202,7 @@ def _stage_command(name: str) -> Callable[..., None]:
         config: ConfigFile,
         out: Out,
         overrides: Overrides = None,
+        model: Model = None,
         force: Force = False,
         strict: Strict = False,
         resume: Resume = "auto",
@@ -204,8 +210,8 @@ def _stage_command(name: str) -> Callable[..., None]:
     ) -> None:
         from cgrefine.cli.train_options import resumes
 
-        again = resumes(resume)
-        _stage(name, config, out, overrides, quiet, force=force, strict=strict, resume=again)
+        options = {"force": force, "strict": strict, "resume": resumes(resume), "model": model}
+        _stage(name, config, out, overrides, quiet, **options)
 
     chosen = {"train": train, "simulate": simulate, "audit": audit}.get(name, command)
     chosen.__doc__, reads, writes = STAGES[name]

@@ -16,7 +16,7 @@ from cgrefine import checkpoint, units
 from cgrefine.artifacts import Stage, read_json, write_json
 from cgrefine.cli.console import Console
 from cgrefine.cli.dynamics import integrator, relaxed, resolved, with_masses
-from cgrefine.cli.force_field import trained_at
+from cgrefine.cli.force_field import opened, refuse_other_lengths, trained_at, write_note
 from cgrefine.cli.observe import reference_groups
 from cgrefine.cli.replicas import Pack, Replica
 from cgrefine.cli.signals import asked_to_end
@@ -25,7 +25,7 @@ from cgrefine.config.running import Sim
 from cgrefine.config.schema import Config
 from cgrefine.data.store import Dataset, Domain, open_dataset
 from cgrefine.errors import InputError, Interrupted
-from cgrefine.fm.forcefield import ForceField
+from cgrefine.interop.opened import Modelled
 from cgrefine.sim import records
 from cgrefine.sim.rollout import Settings, ended, rollout, settings
 from cgrefine.sim.stability import Checks, checks, reference_bond_lengths
@@ -39,16 +39,21 @@ MAX_BEADS = 20_000
 """Beads in one packed run; more replicas than fit run one pack after the other, so memory is bounded."""
 
 
-def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
-    """Read prepare/ and train/forcefield; write trajectories, replicas.csv, log.csv and report.html.
+def build(stage: Stage, config: Config, root: Path, console: Console, model: Path | None = None) -> None:
+    """Read prepare/ and train/, or model; write trajectories, replicas.csv, log.csv and report.html.
 
     Goes on with an interrupted simulation of the same work. Raises Interrupted after a signal, with the state
     of the chunk at hand written.
     """
     cfg = config.sim
     assert cfg is not None
-    force_field = trained_at(root / "train", cfg.temperature_K, console)
-    replicas = assigned(chosen_domains(open_dataset(root / "prepare"), cfg), cfg)
+    domains = chosen_domains(open_dataset(root / "prepare"), cfg)
+    if model is None:
+        force_field = trained_at(root / "train", cfg.temperature_K, console)
+    else:
+        force_field = opened(model, cfg.temperature_K, console)
+        refuse_other_lengths(force_field, {d.name: d.n_beads for d in domains})
+    replicas = assigned(domains, cfg)
     cfg = resolved(cfg, force_field, replicas, console)
     run = run_settings(cfg, force_field)
     scratch = unfinished(stage)
@@ -60,6 +65,8 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
         for members in whole:
             simulate(members, force_field, cfg, run, console, asked)
     write_results(stage, cfg, run, whole)
+    if model is not None:
+        write_note(stage.path, model)
 
 
 def unfinished(stage: Stage) -> Path:
@@ -121,7 +128,7 @@ def packed(replicas: Sequence[Replica], cfg: Sim) -> tuple[System, Checks]:
     return system, checks(system, np.concatenate([r0[r.domain.name] for r in replicas]), cfg.criteria)
 
 
-def run_settings(cfg: Sim, force_field: ForceField) -> Settings:
+def run_settings(cfg: Sim, force_field: Modelled) -> Settings:
     """Steps, frames and chunks of the run."""
     return settings(
         duration=units.from_fs(1000.0 * cfg.duration_ps),
@@ -133,7 +140,7 @@ def run_settings(cfg: Sim, force_field: ForceField) -> Settings:
 
 def simulate(
     members: Pack,
-    force_field: ForceField,
+    force_field: Modelled,
     cfg: Sim,
     run: Settings,
     console: Console,

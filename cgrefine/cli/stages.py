@@ -68,8 +68,11 @@ def run_stage(
     strict: bool = False,
     allow_ungated: bool = False,
     resume: bool = True,
+    model: Path | None = None,
 ) -> bool:
     """Run one stage unless its folder is complete for the same configuration and inputs.
+
+    model: of `simulate` alone, the folder of another model than that of train, which is then not needed.
 
     resume: an unfinished folder of the same work is taken up where it was left. Processes that train together
     all call this; the first of them holds the folder.
@@ -80,7 +83,12 @@ def run_stage(
     """
     spec = BY_NAME[name]
     _check_sections(spec, config)
-    inputs = {need: _fingerprint_of_folder(root, need, name) for need in spec.needs}
+    inputs = {need: _fingerprint_of_folder(root, need, name) for need in _needs(spec, root, model)}
+    given = {}
+    if model is not None:
+        from cgrefine.cli.force_field import identity
+
+        inputs["model"], given = identity(model), {"model": model}
     if name == "prepare":
         inputs.update(_raw_hashes(config))
     sections = {s: _plain(getattr(config, s)) for s in (*spec.sections, *EXTRA_SECTIONS.get(name, ()))}
@@ -107,7 +115,7 @@ def run_stage(
             folder = artifacts.shared_folder(root, name, fingerprint)
         with folder as stage:
             distributed.together(f"{name} begins")
-            build(stage, config, root, console)
+            build(stage, config, root, console, **given)
         distributed.together(f"{name} is written")
         ran = True
     if strict:
@@ -204,6 +212,12 @@ def _check_sections(spec: Spec, config: Config) -> None:
     for section in (*spec.sections, *EXTRA_SECTIONS.get(spec.name, ())):
         if _absent(config, section):
             raise InputError(f"config: {spec.name} needs the section `{section}`, which is not given")
+
+
+def _needs(spec: Spec, root: Path, model: Path | None) -> tuple[str, ...]:
+    """Stages whose folders are read: train not where `simulate` is given, or was given, another model."""
+    other = model is not None or (spec.name == "audit" and (root / "simulate" / "model.json").is_file())
+    return tuple(need for need in spec.needs if not (other and need == "train"))
 
 
 def _fingerprint_of_folder(root: Path, need: str, name: str) -> str:

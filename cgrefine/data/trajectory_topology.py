@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from cgrefine import residues
 from cgrefine.data import psf
@@ -75,6 +75,28 @@ def pdb_atoms(text: str, source: str) -> Atoms:
     Residue numbers that wrap or are not decimal are numbers of this run of residues. Raises InputError when
     there is no atom, or an element is unknown.
     """
+    records = _pdb_records(text, source)
+    name = np.asarray([r[12:16].strip() for r in records])
+    resname = np.asarray([r[17:21].strip() for r in records])
+    segment = np.asarray([r[21] + r[26] + r[72:76].strip() for r in records])
+    number = [r[22:26] for r in records]
+    resid = np.asarray([int(v) if v.strip().lstrip("-").isdecimal() else _hashed(v) for v in number])
+    z = np.asarray([_pdb_element(r, source) for r in records])
+    return Atoms(source, name, resname, segment, resid, z, residue_index(segment, resid, resname))
+
+
+def pdb_positions(text: str, source: str) -> Float[np.ndarray, "atoms 3"]:
+    """Positions of the atoms of `pdb_atoms`, Å. Raises InputError on a coordinate that is no number."""
+    records = _pdb_records(text, source)
+    try:
+        x = np.asarray([[float(r[c : c + 8]) for c in (30, 38, 46)] for r in records])
+    except ValueError as error:
+        raise InputError(f"{source}: a coordinate of an ATOM record is no number ({error})") from error
+    return x
+
+
+def _pdb_records(text: str, source: str) -> list[str]:
+    """ATOM and HETATM lines of the first model, of the first alternative of each atom."""
     records = []
     for line in text.splitlines():
         if line.startswith(("ATOM  ", "HETATM")) and line[16:17] in (" ", "A", "1", ""):
@@ -83,13 +105,7 @@ def pdb_atoms(text: str, source: str) -> Atoms:
             break
     if not records:
         raise InputError(f"{source}: topology has no ATOM record")
-    name = np.asarray([r[12:16].strip() for r in records])
-    resname = np.asarray([r[17:21].strip() for r in records])
-    segment = np.asarray([r[21] + r[26] + r[72:76].strip() for r in records])
-    number = [r[22:26] for r in records]
-    resid = np.asarray([int(v) if v.strip().lstrip("-").isdecimal() else _hashed(v) for v in number])
-    z = np.asarray([_pdb_element(r, source) for r in records])
-    return Atoms(source, name, resname, segment, resid, z, residue_index(segment, resid, resname))
+    return records
 
 
 def npz_atoms(arrays: Mapping[str, np.ndarray], n_rows: int, source: str) -> Solute:

@@ -3,6 +3,7 @@
     meta.json            signature, units, cutoff, species order, capacities, versions, sha256 of every file
     network.stablehlo    the network as portable StableHLO (program.py), and as text in network.mlir;
                          both absent when the model is priors alone
+    priors.npz           parameters of the prior terms, whose facts are in meta.json (loaded.py)
     reference.npz        topology, and frames with energy, forces and virial of each term in float64
     lammps/              data, tables, coefficients and input script of the priors (lammps_native.py)
 
@@ -21,7 +22,7 @@ import cgrefine
 from cgrefine.artifacts import file_hash, read_json, write_json
 from cgrefine.checkpoint import load_params, save_params
 from cgrefine.config.running import Export
-from cgrefine.energy import BondedTerm, NetworkTerm, PairTerm, SumOfTerms
+from cgrefine.energy import BondedTerm, NetworkTerm, PairTerm, ProgramTerm, SumOfTerms, Term
 from cgrefine.errors import InputError
 from cgrefine.export import program
 from cgrefine.export.lammps_native import write_files
@@ -32,7 +33,7 @@ from cgrefine.system import Topology
 from cgrefine.versions import refuse_miscompiling
 
 FORMAT = 2
-META, REFERENCE, LAMMPS = "meta.json", "reference.npz", "lammps"
+META, REFERENCE, PRIORS, LAMMPS = "meta.json", "reference.npz", "priors.npz", "lammps"
 STABLEHLO, TEXT = "network.stablehlo", "network.mlir"
 UNITS = {
     "length": "Å",
@@ -86,14 +87,18 @@ def write_bundle(
     positions: np.ndarray,
     name: str,
     settings: Export,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the bundle of one molecule into a new folder.
 
     positions (f, n, 3) Å: frames of the molecule; all of them decide how many edges the network has room
-    for, and settings.reference_frames of them, evenly spaced, are the reference. Raises ValueError when
-    the model cannot leave: more than one network, a damping LAMMPS does not have, or an operation that is
-    not portable.
+    for, and settings.reference_frames of them, evenly spaced, are the reference. facts: `priors`, which make
+    the prior terms again, and `temperature_K` of the model; without them only LAMMPS runs the bundle. Raises
+    ValueError when the model cannot leave: more than one network, a damping LAMMPS does not have, or an
+    operation that is not portable.
     """
+    if any(isinstance(t, ProgramTerm) for t in model.terms):
+        raise ValueError("the model of a bundle is not exported again: export the one that it was made of")
     networks = [t for t in model.terms if isinstance(t, NetworkTerm)]
     if len(networks) > 1:
         raise ValueError(f"a bundle holds one network, found {[t.name for t in networks]}")
@@ -104,6 +109,8 @@ def write_bundle(
     if networks:
         described = _write_network(folder, networks[0], params, positions, settings)
     _write_reference(folder / REFERENCE, topology, frames, term_values(model, params, topology, frames))
+    priors = {t.name: params[t.name] for t in model.terms if not isinstance(t, NetworkTerm)}
+    save_params(folder / PRIORS, priors)
     write_files(folder / LAMMPS, model, params, topology, frames[0], name)
     meta = {
         "format": FORMAT,
@@ -111,7 +118,9 @@ def write_bundle(
         "units": UNITS,
         "species_order": RESIDUES,
         "n_beads": topology.n_beads,
+        "temperature_K": None if facts is None else facts["temperature_K"],
         "terms": [_described(t) for t in model.terms],
+        "priors": None if facts is None else facts["priors"],
         "network": described,
         "versions": {
             "cgrefine": cgrefine.__version__,
@@ -211,7 +220,7 @@ def _check_files(folder: Path, hashes: Mapping[str, str]) -> None:
             raise InputError(f"{path}: the content is not what {META} records (sha256 differs)")
 
 
-def _described(term: BondedTerm | PairTerm | NetworkTerm) -> dict[str, Any]:
+def _described(term: Term) -> dict[str, Any]:
     """A term in meta.json: its kind, cutoff (Å), damping of angles (rad) or window of separations."""
     if isinstance(term, BondedTerm):
         own = {"kind": term.kind, "damping": term.damping}

@@ -140,18 +140,10 @@ class NetworkProgram:
 
 
 def load(artifact: bytes, species: np.ndarray, n_edges: int, cutoff_A: float) -> NetworkProgram:
-    """Compile StableHLO bytes for this machine's CPU.
-
-    jax runs them inside an `Exported` of a stand-in with the same signature: unlike the files of
-    jax.export, portable StableHLO stays readable over jax versions.
-    """
-
-    def stand_in(positions, species, senders, receivers, edge_mask):
-        return jnp.float32(0.0), positions, jnp.zeros(6, jnp.float32)
-
+    """Compile StableHLO bytes for this machine's CPU."""
     n_beads = len(species)
     with jax.enable_x64(False), jax.default_device(jax.devices(PLATFORM)[0]):
-        exported = replace(_export(stand_in, n_beads, n_edges), mlir_module_serialized=artifact)
+        exported = traceable(artifact, n_beads, n_edges, PLATFORM)
         try:
             compiled = jax.jit(exported.call).lower(*_shapes(n_beads, n_edges)).compile()
         except (ValueError, RuntimeError) as error:
@@ -161,6 +153,20 @@ def load(artifact: bytes, species: np.ndarray, n_edges: int, cutoff_A: float) ->
     return NetworkProgram(cutoff_A, n_edges, np.asarray(species, np.int32), compiled)
 
 
+def traceable(artifact: bytes, n_beads: int, n_edges: int, platform: str) -> export.Exported:
+    """StableHLO bytes as a function that may be called within other traced functions, on one platform.
+
+    jax runs them inside an `Exported` of a stand-in with the same signature: unlike the files of
+    jax.export, portable StableHLO stays readable over jax versions.
+    """
+
+    def stand_in(positions, species, senders, receivers, edge_mask):
+        return jnp.float32(0.0), positions, jnp.zeros(6, jnp.float32)
+
+    with jax.enable_x64(False):
+        return replace(_export(stand_in, n_beads, n_edges, platform), mlir_module_serialized=artifact)
+
+
 def _shapes(n_beads: int, n_edges: int) -> list[jax.ShapeDtypeStruct]:
     return [
         jax.ShapeDtypeStruct(tuple(a["shape"]), np.dtype(a["dtype"]))
@@ -168,10 +174,12 @@ def _shapes(n_beads: int, n_edges: int) -> list[jax.ShapeDtypeStruct]:
     ]
 
 
-def _export(function: Callable[..., Any], n_beads: int, n_edges: int) -> export.Exported:
+def _export(
+    function: Callable[..., Any], n_beads: int, n_edges: int, platform: str = PLATFORM
+) -> export.Exported:
     # keep_unused: an argument that the network ignores must stay in the signature.
     jitted = jax.jit(function, keep_unused=True)
-    return export.export(jitted, platforms=[PLATFORM])(*_shapes(n_beads, n_edges))
+    return export.export(jitted, platforms=[platform])(*_shapes(n_beads, n_edges))
 
 
 def cast_params(params: Any, dtype: Any) -> Any:

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 from cgrefine.cli.console import Console
-from cgrefine.cli.force_field import exported_at, trained_at
+from cgrefine.cli.force_field import exported_at, opened, refuse_other_lengths, trained_at
 from cgrefine.cli.train_member import network_facts
 from cgrefine.config.load import parse
+from cgrefine.config.running import Export
 from cgrefine.config.training import Model
 from cgrefine.data.frames import frame_set
 from cgrefine.errors import InputError
+from cgrefine.export.bundle import write_bundle
+from cgrefine.export.loaded import Loaded
 from cgrefine.fm import forcefield
 from cgrefine.fm.models.registry import network_term
 from tests.fm.prior_toy import FACTS, T_K, WRONG
@@ -65,3 +68,35 @@ def test_the_export_has_a_temperature(train: Path):
     assert exported_at(train, both, console).facts["temperature_K"] == 350.0
     with pytest.raises(InputError, match=r"give export\.temperature_K or a section `sim`"):
         exported_at(train, parse({}, "test"), console)
+
+
+def test_a_path_without_a_model_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match=r"neither a force field \(forcefield\.json\) nor a bundle"):
+        opened(tmp_path, 300.0, Console(quiet=True))
+
+
+def test_force_fields_and_bundles_are_told_apart(train: Path, tmp_path: Path, capsys):
+    """The train folder, its forcefield/, and a bundle of springs, which is of its own temperature."""
+    for path in (train, train / "forcefield"):
+        found = opened(path, 350.0, Console(quiet=True))
+        assert isinstance(found, forcefield.ForceField) and found.facts["temperature_K"] == 350.0
+    prior = forcefield.prior_only(FACTS, {name: WRONG[name] for name in ("bond", "repulsion")}, T_K)
+    chain = domain(6, 3, seed=1)
+    facts, made = prior.facts, Export(reference_frames=1)
+    write_bundle(
+        tmp_path / "bundle", prior.model, prior.params, chain.topology, chain.positions[:], "a", made, facts
+    )
+    found = opened(tmp_path, T_K, Console(quiet=True))
+    assert isinstance(found, Loaded) and found.model == prior.model and capsys.readouterr().out == ""
+    assert np.array_equal(found.params["bond"]["k"], prior.params["bond"]["k"])
+    opened(tmp_path, 350.0, Console(quiet=True))
+    assert "is a bundle of a model at 300 K, and it is used at 350 K" in capsys.readouterr().out
+    refuse_other_lengths(found, {"a": 6, "b": 7})
+
+
+def test_a_network_of_a_bundle_is_of_one_length(monkeypatch):
+    monkeypatch.setattr(Loaded, "n_beads", 6)
+    found = object.__new__(Loaded)
+    refuse_other_lengths(found, {"a": 6})
+    with pytest.raises(InputError, match="the bundle is of 6 beads, domain b has 7: name domains"):
+        refuse_other_lengths(found, {"a": 6, "b": 7})

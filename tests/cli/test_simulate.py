@@ -14,6 +14,7 @@ from cgrefine.cli import audit, audit_ensemble, simulate
 from cgrefine.cli.console import Console
 from cgrefine.cli.replicas import Outcome, read_outcomes, write_outcomes
 from cgrefine.cli.simulate import assigned, chosen_domains, packs
+from cgrefine.cli.stages import run_stage
 from cgrefine.config import parse
 from cgrefine.config.running import Sim
 from cgrefine.data.store import open_dataset, write_domain, write_index
@@ -25,6 +26,7 @@ from cgrefine.residues import PRO
 from cgrefine.sim.trajectory import read_frames
 from cgrefine.system import topology_from_species
 from tests.chains import ideal_helix
+from tests.fm.prior_toy import BOND, TRUE
 
 N, FRAMES = 9, 6
 SIM = {
@@ -199,3 +201,27 @@ def test_members_that_disagree_on_simulated_frames_are_told(root, monkeypatch):
     assert told.ratio == pytest.approx(expected / 0.5, rel=1e-3)
     shutil.rmtree(root / "train")
     assert audit_ensemble.doubt(root, found, 320.0) is None
+
+
+def test_another_model_runs_and_is_audited_without_a_train_folder(root, tmp_path):
+    """Priors alone by --model: simulated, noted, audited; a model that changed since is refused."""
+    shutil.copytree(root / "prepare", tmp_path / "prepare")
+    prior = forcefield.prior_only({"terms": [BOND]}, {"bond": TRUE["bond"]}, 320.0)
+    forcefield.save(tmp_path / "given" / "forcefield", prior)
+    config = parse(
+        {"sim": {**SIM, "domains": ["held"], "replicas": 2}, "audit": {"nve_duration_ps": 0.2}}, "test"
+    )
+    quiet, given = Console(quiet=True), tmp_path / "given"
+    with pytest.raises(InputError, match=r"needs the folder .*train"):
+        run_stage("simulate", config, tmp_path, quiet)
+    assert run_stage("simulate", config, tmp_path, quiet, model=given)
+    assert not run_stage("simulate", config, tmp_path, quiet, model=given)
+    assert [o.domain for o in read_outcomes(tmp_path / "simulate" / "replicas.csv")] == ["held"] * 2
+    assert run_stage("audit", config, tmp_path, quiet)
+    forcefield.save(
+        given / "forcefield", forcefield.prior_only({"terms": [BOND]}, {"bond": TRUE["bond"]}, 300.0)
+    )
+    with pytest.raises(InputError, match=r"is not the model that .*run `cgrefine simulate` again"):
+        run_stage("audit", config, tmp_path, quiet, force=True)
+    with pytest.raises(InputError, match="holds neither a force field"):
+        run_stage("simulate", config, tmp_path, quiet, model=tmp_path)
