@@ -179,7 +179,7 @@ def test_what_there_is_not_is_told(calculator):
 
 
 def test_force_fields_and_topologies_that_are_none(tmp_path):
-    with pytest.raises(InputError, match="holds no force field"):
+    with pytest.raises(InputError, match="holds neither a force field"):
         Calculator(tmp_path, SEQUENCE)
     with pytest.raises(InputError, match=r"'GAB': neither a sequence nor a .pdb file .*'B' at position 3"):
         Calculator(priors(), "GAB")

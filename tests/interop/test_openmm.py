@@ -31,9 +31,8 @@ def energy_and_forces(found):
     """kJ/mol and kJ/mol/nm."""
     state = found.getState(energy=True, forces=True)
     energy = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
-    return energy, state.getForces(asNumpy=True).value_in_unit(
-        unit.kilojoule_per_mole / (10.0 * unit.angstrom)
-    )
+    forces = state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.angstrom)
+    return energy, 10.0 * forces
 
 
 @pytest.fixture(scope="module")
