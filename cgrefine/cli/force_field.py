@@ -86,8 +86,9 @@ def force_field_folder(name: str) -> Path:
 
 def fitted_K(path: Path) -> float | None:
     """The temperature that a force field or bundle was made at, if it says."""
-    found = opened_as_it_is(path)
-    kelvin = found.facts.get("temperature_K") if isinstance(found, ForceField) else found.temperature_K
+    folder = folder_of(path)
+    told = next(folder / name for name in ("forcefield.json", META) if (folder / name).is_file())
+    kelvin = read_json(told).get("temperature_K")
     return None if kelvin is None else float(kelvin)
 
 

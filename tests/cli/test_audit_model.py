@@ -194,7 +194,7 @@ def test_wrong_options_are_told(place, tmp_path):
         "names a force field twice": [
             "--model", str(place / "ideal"), "--model", str(place / "ideal"), "--reference", data,
         ],
-        "holds no force field": ["--model", str(tmp_path), "--reference", data],
+        "holds neither a force field": ["--model", str(tmp_path), "--reference", data],
         "holds no data set": ["--model", str(place / "ideal"), "--reference", str(tmp_path), *SET],
         "sim.replicas: required": ["--model", str(place / "ideal"), "--reference", data],
     }  # fmt: skip

@@ -166,7 +166,7 @@ def test_compare_tells_better_from_worse(compared: Path, root: Path):
     [
         (["{root}"], None, "1 force field given, must be two or more"),
         (["{root}", "{root}"], None, "is named twice"),
-        (["{root}", "{root}/prepare"], None, "prepare: holds no force field"),
+        (["{root}", "{root}/prepare"], None, "prepare: holds neither a force field"),
         (["{root}/priors", "{root}"], "{root}/train", "--data .*holds no data set"),
     ],
 )
@@ -184,7 +184,7 @@ def test_wrong_input_to_compare_is_one_sentence_and_exit_code_2(tmp_path: Path, 
         main()
     assert stopped.value.code == 2
     shown = capsys.readouterr().err
-    assert shown.startswith("cgrefine: a: holds no force field") and shown.count("\n") == 1
+    assert shown.startswith("cgrefine: a: holds neither a force field") and shown.count("\n") == 1
 
 
 def test_compare_refuses_another_residue_table(root: Path, tmp_path: Path):
