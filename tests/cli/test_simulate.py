@@ -209,7 +209,11 @@ def test_another_model_runs_and_is_audited_without_a_train_folder(root, tmp_path
     prior = forcefield.prior_only({"terms": [BOND]}, {"bond": TRUE["bond"]}, 320.0)
     forcefield.save(tmp_path / "given" / "forcefield", prior)
     config = parse(
-        {"sim": {**SIM, "domains": ["held"], "replicas": 2}, "audit": {"nve_duration_ps": 0.2}}, "test"
+        {
+            "sim": {**SIM, "domains": ["held"], "replicas": 2},
+            "audit": {"nve_duration_ps": 0.2, "checks": ["conservation"]},
+        },
+        "test",
     )
     quiet, given = Console(quiet=True), tmp_path / "given"
     with pytest.raises(InputError, match=r"needs the folder .*train"):

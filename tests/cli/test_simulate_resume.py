@@ -128,6 +128,7 @@ def test_an_undisturbed_run_fails_somewhere(whole):
     assert sum(name.endswith(".xtc") for name in whole) == 3
 
 
+@pytest.mark.slow
 def test_kill_9_loses_no_whole_chunk(tmp_path, whole):
     folder = run_folder(tmp_path / "killed")
     killed(folder, 5, 0.0)
@@ -182,6 +183,7 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path, whole, limit):
     assert kept(folder) == whole
 
 
+@pytest.mark.slow
 def test_work_of_another_configuration_is_not_taken_up(tmp_path, whole):
     """A state of another seed, and --resume never: both begin anew."""
     for name, resume in (("other", True), ("never", False)):

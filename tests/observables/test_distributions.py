@@ -244,6 +244,7 @@ def test_no_short_chain_has_what_it_cannot_have():
     assert [o.name for o in two] == ["bond", "RMSF", "Rg", "end-to-end", "RMSD", "bond of each residue"]
 
 
+@pytest.mark.slow
 def test_one_program_gives_the_same_means():
     """All observables and measures of a chain together, over several chunks, compiled once."""
     topology, x, _ = frames("gpturn10")

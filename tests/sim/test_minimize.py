@@ -35,6 +35,7 @@ def test_each_bead_reaches_its_side_of_the_double_well():
     assert len(set(found.steps)) > 1
 
 
+@pytest.mark.slow
 def test_a_chain_relaxes_and_the_energy_falls_the_others_notwithstanding():
     """Two chains in one packed graph, with padding, give what each gives alone; bonds come to 3.8 Å."""
     tops = [topology_from_species([0] * n) for n in (6, 8)]
