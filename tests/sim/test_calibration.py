@@ -38,8 +38,10 @@ def test_a_reference_within_the_defaults_leaves_them():
 
 
 def test_what_the_reference_does_is_allowed():
-    """Angles of 60° put i,i+2 at 3.8 Å: allowed down to 3.3. Forces of 50: up to 500."""
-    used, rows = calibrated([reference(chains(angle=np.pi / 3), forces=50.0)], Criteria(), 1e3)
+    """Angles of 60° put i,i+2 at 3.8 Å: allowed down to 3.3. Forces of 50 in half the frames: up to 500."""
+    found = reference(chains(angle=np.pi / 3), forces=50.0)
+    found.forces[::2] *= 0.2
+    used, rows = calibrated([found], Criteria(), 1e3)
     assert used.second_neighbor_min_A == pytest.approx(3.3, abs=1e-3)
     assert used.max_force_kcal_mol_A == pytest.approx(500.0)
     assert next(r for r in rows if r.name == "second_neighbor_min_A").given == 3.8
