@@ -6,7 +6,6 @@ divide the number of lanes.
 """
 
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 
@@ -39,17 +38,13 @@ class Streams:
 
     def __init__(self, running: Sequence, mesh: Mesh, stopping: Callable[[], bool]) -> None:
         self._running, self._mesh, self._stopping = running, mesh, stopping
-        self.waited = 0.0
 
     def next(self) -> Lanes:
-        """One batch a lane, on the devices; the time it took is added to `waited`, seconds."""
-        begin = time.perf_counter()
+        """One batch a lane, on the devices."""
         batches = [slim(next(lane).batch) for lane in self._running]
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
         stop = np.full(len(batches), self._stopping(), np.float32)
-        lanes = shared_out(Lanes(stacked, stop), self._mesh)
-        self.waited += time.perf_counter() - begin
-        return lanes
+        return shared_out(Lanes(stacked, stop), self._mesh)
 
     def states(self) -> list[str]:
         """Where each lane of all processes is, as JSON; a collective call."""

@@ -9,7 +9,6 @@ another at an epoch's end, and the learning rate knows its number of updates.
 """
 
 import math
-import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,6 +26,7 @@ from cgrefine.data.packing import Budget, budget_for, estimated_batches
 from cgrefine.energy import NetworkTerm, Params, SumOfTerms
 from cgrefine.errors import InputError
 from cgrefine.fm import lanes, optimizers
+from cgrefine.fm.clock import Clock
 from cgrefine.fm.devices import everywhere, mesh_of
 from cgrefine.fm.priors.parameters import Scaling
 from cgrefine.fm.step import (
@@ -55,7 +55,7 @@ class EpochLog(NamedTuple):
 
     stage: number of the optimisation; updates, skipped: in this epoch; noise_scale: beads, see
     `step.noise_scale`; unusable: share of the beads seen that are in frames whose forces are not finite.
-    seconds: an update, without compilation; waiting: share of them spent on waiting for batches.
+    seconds: an update, without compilation; waiting: share of them in which devices waited for batches.
     """
 
     epoch: int
@@ -219,10 +219,10 @@ def _epoch(
 ) -> Generator[Event, None, tuple[Snapshot, bool]]:
     """The rest of an epoch: events, and at last where the fit is and whether a process asked for an end."""
     optimisation = run.settings.optimisations[course.progress.stage]
-    clock, before, useless = _Clock(streams), None, 0
+    clock, before, useless = Clock(), None, 0
     while course.progress.updates < run.updates:
-        state, info = advance(course.state, streams.next(), run.prior_params)
-        clock.updated(state)
+        state, info = advance(course.state, clock.fetched(streams.next), run.prior_params)
+        clock.updated(state.step)
         progress = course.progress._replace(updates=course.progress.updates + 1)
         course = course._replace(progress=progress, state=state)
         # of the update before: its numbers are there without waiting for this one
@@ -314,7 +314,7 @@ def _after_epoch(run: _Run, course: Snapshot, log: EpochLog) -> Snapshot:
     return Snapshot(progress, state._replace(tally=run.placed(on_host(empty_tally()))), best)
 
 
-def _logged(course: Snapshot, errors: ForceErrors, rate: float, clock: "_Clock") -> EpochLog:
+def _logged(course: Snapshot, errors: ForceErrors, rate: float, clock: Clock) -> EpochLog:
     """The epoch that ended, rate: of its last update."""
     progress, state, _ = course
     tally = {name: float(value) for name, value in zip(Tally._fields, on_host(state.tally), strict=True)}
@@ -360,33 +360,6 @@ def _hopeless(problem: str, course: Snapshot, optimisation: Optimisation) -> str
         f"learning_rate (now {optimisation.learning_rate:g}) or clip_norm ({optimisation.clip_norm:g}), or "
         "look for frames that do not belong there with `cgrefine inspect`"
     )
-
-
-class _Clock:
-    """Seconds of an update and the share of waiting for batches; the first one, which compiles, left out."""
-
-    def __init__(self, streams: lanes.Streams) -> None:
-        self._streams, self._count = streams, 0
-        self._begin = self._first = time.perf_counter()
-        self._waited = streams.waited
-
-    def updated(self, state: FitState) -> None:
-        """After each update."""
-        self._count += 1
-        self._last = state
-        if self._count == 1:
-            jax.block_until_ready(state.step)
-            self._first, self._begin = time.perf_counter() - self._begin, time.perf_counter()
-            self._waited = self._streams.waited
-
-    def read(self) -> tuple[float, float]:
-        """Seconds an update, and the share of waiting; call it when all updates have ended."""
-        if self._count == 0:
-            return math.nan, math.nan
-        if self._count == 1:
-            return self._first, math.nan
-        elapsed = time.perf_counter() - self._begin
-        return elapsed / (self._count - 1), (self._streams.waited - self._waited) / elapsed
 
 
 def shown(state: FitState) -> Params:
