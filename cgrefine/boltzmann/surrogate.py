@@ -47,11 +47,11 @@ class Ensemble(NamedTuple):
 class Chunk(NamedTuple):
     """A packed graph of frames. coefficients (n,): of bead energies, 0 on padding; explicit (g, k)."""
 
-    positions: np.ndarray
+    positions: Array
     system: System
     edges: Neighbors
-    coefficients: np.ndarray
-    explicit: np.ndarray
+    coefficients: Array
+    explicit: Array
 
 
 def surrogate_gradient(
@@ -159,7 +159,7 @@ def _filled(
             receivers.append(j + np.int32(begin))
         begin = end
     listed = neighbors.padded(np.concatenate(senders), np.concatenate(receivers), edges)
-    return Chunk(positions, system, listed, coefficients, explicit)
+    return Chunk(jnp.asarray(positions), system, listed, jnp.asarray(coefficients), jnp.asarray(explicit))
 
 
 def _n_edges(positions: np.ndarray, cutoff_A: float) -> int:

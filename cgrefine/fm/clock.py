@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 
@@ -21,7 +21,7 @@ class Clock:
     def __init__(self) -> None:
         self._count = 0
         self._waited = 0.0
-        self._running: jax.Array | None = None
+        self._running: Any = None
         self._begin = time.perf_counter()
         self._first = math.nan
 
