@@ -23,12 +23,15 @@ lint:
 types:
 	$(BIN)/pyright
 
+# First what `pytest` runs by itself, then the tests of whole stages and of LAMMPS.
 # Hundreds of small programs: they are compiled without optimisation, which halves the time of the suite. A
 # process keeps to neighbouring tests, which share fixtures and programs.
+SHARED := -n auto --maxprocesses 4 --dist worksteal
 tests: export XLA_FLAGS = --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
 	--xla_cpu_use_fusion_emitters=false
 tests:
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest $(SHARED)
+	$(BIN)/python -m pytest $(SHARED) -m '(stages or lammps) and not (slow or gpu)'
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cgrefine needs python 3.11 or newer")'

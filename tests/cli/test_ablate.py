@@ -28,6 +28,8 @@ from cgrefine.sim.trajectory import TrajectoryWriter, write_pdb
 from cgrefine.system import pack, topology_from_species
 from tests.chains import chain_from_internal, ideal_helix
 
+pytestmark = pytest.mark.stages
+
 SEEDS, EPOCHS, REPLICAS, DURATION = [3, 5, 8], 4, 4, 10.0
 RAW = {
     "data": {"raw": ["sample"]},

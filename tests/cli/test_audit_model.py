@@ -20,6 +20,8 @@ from cgrefine.sim.rollout import rollout, settings
 from cgrefine.sim.trajectory import read_frames
 from tests import planted
 
+pytestmark = pytest.mark.stages
+
 N, KELVIN, BOND, BREAKS_AT = 7, 300.0, 3, 4.3
 STEP_FS, SAVED_PS, LENGTH_PS, REPLICAS = 5.0, 0.1, 6.0, 6
 SIM = {

@@ -18,6 +18,8 @@ from cgrefine.fm import forcefield
 from cgrefine.fm.blocks import Estimate
 from tests.fm.prior_toy import FACTS, T_K, TRUE, prior_domain
 
+pytestmark = pytest.mark.stages
+
 NOISE = 2.0
 CONFIG = parse({}, "test")
 LOG = """epoch,steps,a_new_column,train_loss,val_force_mse

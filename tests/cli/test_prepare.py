@@ -15,6 +15,8 @@ from cgrefine.errors import GateError, InputError
 from tests.chains import random_chain
 from tests.data.mini import Mini, edit
 
+pytestmark = pytest.mark.stages
+
 SEQUENCES = {"1abcA00": Mini().residues, "2abcA00": ("ACE", "GLY", "ALA", "SER", "HSE", "NME")}
 
 

@@ -22,6 +22,8 @@ from cgrefine.status import REASONS, Status
 from cgrefine.system import topology_from_species
 from tests.chains import chain_from_internal
 
+pytestmark = pytest.mark.stages
+
 SEQUENCES = {"one": "AGTALKAEAV", "two": "AEAAPKAGAA"}
 
 

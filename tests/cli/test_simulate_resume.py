@@ -26,6 +26,8 @@ from cgrefine.fm import forcefield
 from cgrefine.sim.trajectory import read_frames
 from tests.fm.prior_toy import FACTS, T_K, WRONG, prior_domain
 
+pytestmark = pytest.mark.stages
+
 SIM = {
     "temperature_K": T_K, "timestep_fs": 4, "friction_per_ps": 1.0, "replicas": 3, "duration_ps": 20.0,
     "save_every_ps": 0.1, "start": "extended", "format": "xtc",

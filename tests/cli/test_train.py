@@ -19,6 +19,8 @@ from cgrefine.fm import forcefield
 from tests.fm.prior_toy import FACTS, T_K, WRONG, prior_domain
 from tests.fm.toy import CUTOFF, RADIAL
 
+pytestmark = pytest.mark.stages
+
 MODEL = {"name": "allegro", "cutoff_A": CUTOFF}
 TRAIN = {"epochs": 2, "batch_beads": 60, "learning_rate": 0.05, "decoy_fraction": 0.0}
 PRIORS = {name: WRONG[name] for name in ("bond", "repulsion")}

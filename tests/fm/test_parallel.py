@@ -118,6 +118,7 @@ def test_two_devices_are_one(one, tmp_path):
     close(result(run(tmp_path, [None]))[0], one)
 
 
+@pytest.mark.stages
 def test_two_processes_are_one(one, tmp_path):
     """Joined by gloo, each with a device and a lane of its own."""
     with socket.socket() as free:
