@@ -21,6 +21,8 @@ from cgrefine.fm.step import parts
 from cgrefine.fm.train import Task, fit, on_host, single
 from tests.fm.toy import CUTOFF, PRIOR, PRIOR_PARAMS, RADIAL, TEACHER, domain
 
+pytestmark = pytest.mark.stages
+
 SETTINGS = Train(epochs=12, batch_beads=40, learning_rate=0.5, clip_norm=1e6, decoy_fraction=0.0)
 LOADER = Loader(buffer_frames=16)
 
