@@ -11,6 +11,7 @@ from cgrefine import units
 from cgrefine.config.running import Criteria
 from cgrefine.energy import BondedTerm, PairTerm, SumOfTerms
 from cgrefine.sim import rollout as module
+from cgrefine.sim.kernels import advance
 from cgrefine.sim.langevin import Integrator, Langevin
 from cgrefine.sim.nve import VelocityVerlet
 from cgrefine.sim.rollout import Settings, rollout, settings
@@ -151,7 +152,7 @@ def test_chunks_join_without_a_seam(healthy):
 
 def test_new_parameters_do_not_trace_again(healthy):
     """Parameters, kT and the length of the run are arguments; they also take effect."""
-    compiled = getattr(module._advance, "_cache_size")  # noqa: B009  (JAX has no typed name for it)
+    compiled = getattr(advance, "_cache_size")  # noqa: B009  (JAX has no typed name for it)
     before = compiled()
     other = go(starts(), params={**PARAMS, "pair": {"e": 2.0}}, kT=0.7, run=replace(RUN, n_frames=4))
     assert before > 0 and compiled() == before
