@@ -2,6 +2,7 @@
 
 A replica that fails is frozen at its last good state; from then on the energy sees that state in its
 place, so nothing that it became can reach the other replicas. What it had become is kept beside, once.
+It keeps its temperature: in a run with exchange its neighbours on the ladder have one partner less.
 """
 
 from collections.abc import Callable
@@ -12,13 +13,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from cgrefine import energy, neighbors, units
 from cgrefine.compiling import ONCE
 from cgrefine.energy import BeadEnergies
 from cgrefine.geometry import AnyArray
 from cgrefine.neighbors import Candidates
+from cgrefine.sim.exchange import Ladders, rescaled, swapped
 from cgrefine.sim.langevin import Evaluate, Evaluation, Graphs, Integrator, State, packed_graphs
 from cgrefine.sim.stability import Checks, Motion, first_failure
 from cgrefine.status import Status
@@ -39,13 +41,14 @@ class Failed(NamedTuple):
 
 class Progress(NamedTuple):
     """What a run carries on: state; status, fail_step (g,) int32, fail_step -1 while alive; step () int32;
-    failed: the states that failed."""
+    failed: the states that failed; rung (g,) int32 on the ladder of temperatures, 0 without one."""
 
     state: State
     status: Array
     fail_step: Array
     step: Array
     failed: Failed
+    rung: Array
 
 
 class Fast(NamedTuple):
@@ -60,13 +63,15 @@ class Fast(NamedTuple):
 
 class Frames(NamedTuple):
     """Saved frames on the device: positions (s, n, 3) Å; potential, kinetic (s, g) kcal/mol;
-    temperature_K (s, g) mean over the stride; alive (s, g) bool; overflow () bool."""
+    temperature_K (s, g) mean over the last round; alive (s, g) bool; rung (s, m, g) int32 in each of the m
+    rounds of a frame; overflow () bool."""
 
     positions: Array
     potential: Array
     kinetic: Array
     temperature_K: Array
     alive: Array
+    rung: Array
     overflow: Array
 
 
@@ -83,16 +88,21 @@ class Program:
 
 
 class Lengths(NamedTuple):
-    """Of a chunk: frames, looks at the criteria a frame, and steps a look."""
+    """Of a chunk: frames, rounds a frame, looks at the criteria a round, and steps a look.
+
+    Temperatures are exchanged at the beginning of a round.
+    """
 
     chunk_frames: int
+    rounds: int
     looks: int
     check_every: int
 
 
 class Given(NamedTuple):
     """What a run is handed and does not change: params, system, all pairs, kT (n,) kcal/mol of each bead,
-    limits, and the tree of fast forces."""
+    limits, the tree of fast forces, and the ladders of temperatures if there are any: kT is then that of the
+    rungs at the start."""
 
     params: Any
     system: System
@@ -100,10 +110,17 @@ class Given(NamedTuple):
     kT: Array
     limits: Checks
     chain: Any
+    ladders: Ladders | None = None
 
 
 @partial(jax.jit, static_argnums=0, compiler_options=ONCE)
-def start(program: Program, given: Given, key: Array, x: Float[Array, "beads 3"]) -> Progress:
+def start(
+    program: Program,
+    given: Given,
+    key: Array,
+    x: Float[Array, "beads 3"],
+    rung: Int[AnyArray, " graphs"],
+) -> Progress:
     """The state at these positions with Maxwell momenta; what breaks a criterion there fails at step 0."""
     system, kT = given.system, given.kT
     n_graphs = system.graph_mask.shape[0]
@@ -116,61 +133,98 @@ def start(program: Program, given: Given, key: Array, x: Float[Array, "beads 3"]
     fail_step = jnp.where(status == Status.OK, -1, 0).astype(jnp.int32)
     none = jax.tree.map(jnp.zeros_like, _failed(state))
     failed = _where((status != Status.OK)[system.graph_id], _failed(state), none)
-    return Progress(state, status, fail_step, jnp.asarray(0, jnp.int32), failed)
+    return Progress(state, status, fail_step, jnp.asarray(0, jnp.int32), failed, jnp.asarray(rung))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def advance(
-    program: Program, lengths: Lengths, given: Given, key: Array, progress: Progress
+    program: Program, lengths: Lengths, given: Given, keys: Array, progress: Progress
 ) -> tuple[Progress, Frames]:
-    """One chunk of frames.
+    """One chunk of frames. keys (2,): of steps and of exchanges.
 
     The key of a step is fold_in(key, step), so a chunk run again repeats its noise.
     """
-    system, kT = given.system, given.kT
+    system = given.system
+    step_key, exchange_key = keys
 
-    def propose(before: Progress) -> State:
-        if program.forces is None:
-            return _edge_step(program, given, key, before)
-        return _fast_steps(program, lengths, given, key, before)
-
-    def one_look(carry, _):
-        before, overflow, heat = carry
-        step = before.step + lengths.check_every
-        proposal = propose(before)
-        status = first_failure(given.limits, _motion(proposal, system, kT), system, before.status)
-        alive = status == Status.OK
-        state = _chosen(alive, system, proposal, before.state)
-        newly = status != before.status
-        fail_step = jnp.where(newly, step, before.fail_step)
-        failed = _where(newly[system.graph_id], _failed(proposal), before.failed)
-        heat = heat + graph_temperatures(_kinetic(state, system), system)
-        after = Progress(state, status, fail_step, step, failed)
-        return (after, overflow | proposal.at.overflow, heat), None
-
-    def one_frame(carry, _):
+    def one_round(carry, _):
         before, overflow = carry
+        if given.ladders is not None:
+            before = _exchanged(given, given.ladders, lengths, exchange_key, before)
+        here = _at_rungs(given, before.rung)
         heat = jnp.zeros(system.graph_mask.shape[0], before.state.positions.dtype)
+        one_look = partial(_one_look, program, lengths, here, step_key)
         (after, overflow, heat), _ = jax.lax.scan(one_look, (before, overflow, heat), None, lengths.looks)
         if program.forces is not None:
-            x, at = after.state.positions, after.state.at
-            edges = _edges(program, given.pairs, x)
-            at = at._replace(energies=program.bead_energies(given.params, x, system, edges))
-            after = after._replace(state=after.state._replace(at=at))
-            overflow = overflow | jnp.asarray(edges.overflow)
-        potential = energy.graph_energies(after.state.at.energies, system.graph_id, heat.shape[0])
+            after, full = _with_energies(program, given, after)
+            overflow = overflow | full
+        return (after, overflow), (heat / lengths.looks, after.rung)
+
+    def one_frame(carry, _):
+        (after, overflow), (heat, rung) = jax.lax.scan(one_round, carry, None, lengths.rounds)
         frame = (
             after.state.positions,
-            potential,
+            _potential(after.state, system),
             _kinetic(after.state, system),
-            heat / lengths.looks,
+            heat[-1],
             after.status == Status.OK,
+            rung,
         )
         return (after, overflow), frame
 
     none = jnp.asarray(False)
     (progress, overflow), frames = jax.lax.scan(one_frame, (progress, none), None, lengths.chunk_frames)
     return progress, Frames(*frames, overflow=overflow)
+
+
+def _one_look(program: Program, lengths: Lengths, given: Given, key: Array, carry, _):
+    """Some steps, and the criteria: carry is (Progress, overflow so far, sum of kinetic temperatures)."""
+    before, overflow, heat = carry
+    system, step = given.system, before.step + lengths.check_every
+    if program.forces is None:
+        proposal = _edge_step(program, given, key, before)
+    else:
+        proposal = _fast_steps(program, lengths, given, key, before)
+    status = first_failure(given.limits, _motion(proposal, system, given.kT), system, before.status)
+    state = _chosen(status == Status.OK, system, proposal, before.state)
+    newly = status != before.status
+    after = before._replace(
+        state=state,
+        status=status,
+        fail_step=jnp.where(newly, step, before.fail_step),
+        step=step,
+        failed=_where(newly[system.graph_id], _failed(proposal), before.failed),
+    )
+    heat = heat + graph_temperatures(_kinetic(state, system), system)
+    return (after, overflow | proposal.at.overflow, heat), None
+
+
+def _exchanged(given: Given, ladders: Ladders, lengths: Lengths, key: Array, before: Progress) -> Progress:
+    """One round of swaps among the living, and the momenta of the new temperatures."""
+    system, step = given.system, before.step
+    alive = (before.status == Status.OK) & system.graph_mask
+    number = step // (lengths.looks * lengths.check_every)
+    potential = _potential(before.state, system)
+    rung = swapped(jax.random.fold_in(key, step), ladders, before.rung, potential, alive, number)
+    graphs = packed_graphs(jnp.asarray(system.graph_id), rung.shape[0])
+    state = rescaled(before.state, ladders.kT[rung] / ladders.kT[before.rung], graphs)
+    return before._replace(state=state, rung=rung)
+
+
+def _at_rungs(given: Given, rung: Int[Array, " graphs"]) -> Given:
+    """With the thermal energy of each bead at the rung of its graph."""
+    if given.ladders is None:
+        return given
+    kT = given.ladders.kT[rung][given.system.graph_id]
+    return given._replace(kT=jnp.where(given.system.bead_mask, kT, 0.0))
+
+
+def _with_energies(program: Program, given: Given, after: Progress) -> tuple[Progress, Array]:
+    """With the energies of its positions, which fast steps do not know; and whether the edges did not fit."""
+    x, at = after.state.positions, after.state.at
+    edges = _edges(program, given.pairs, x)
+    at = at._replace(energies=program.bead_energies(given.params, x, given.system, edges))
+    return after._replace(state=after.state._replace(at=at)), jnp.asarray(edges.overflow)
 
 
 def _evaluator(program: Program, given: Given, forces: Callable[[Any, Array], Array] | None) -> Evaluate:
@@ -296,6 +350,10 @@ def _chosen(alive: Bool[Array, " graphs"], system: System, new: State, old: Stat
 def _motion(state: State, system: System, kT: Float[Array, " beads"]) -> Motion:
     mass = jnp.asarray(system.mass)
     return Motion(state.positions, state.momenta, state.at.forces, state.at.energies, mass, kT)
+
+
+def _potential(state: State, system: System) -> Float[Array, " graphs"]:
+    return energy.graph_energies(state.at.energies, jnp.asarray(system.graph_id), system.graph_mask.shape[0])
 
 
 def _kinetic(state: State, system: System) -> Float[Array, " graphs"]:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from cgrefine import checkpoint, neighbors, units
 from cgrefine.energy import BeadEnergies
 from cgrefine.neighbors import Candidates
+from cgrefine.sim.exchange import ladders_of
 from cgrefine.sim.kernels import (
     Failed,
     Fast,
@@ -30,7 +31,7 @@ from cgrefine.sim.kernels import (
     in_dtype,
     start,
 )
-from cgrefine.sim.langevin import Integrator
+from cgrefine.sim.langevin import Integrator, Langevin
 from cgrefine.sim.stability import Checks
 from cgrefine.status import Status
 from cgrefine.system import System
@@ -46,6 +47,7 @@ class Settings:
     n_frames is rounded to whole chunks by `settings`, never here. cutoff_A = 0: the energy needs no
     neighbours. headroom: edges of the first buffer relative to those of the starting frame.
     check_every: steps from one look at the failure criteria to the next; above 1 with fast forces only.
+    rungs: replicas of a ladder that exchange their temperatures, 1: none do; rounds: of exchange a frame.
     """
 
     n_frames: int
@@ -54,10 +56,13 @@ class Settings:
     cutoff_A: float
     headroom: float = 1.5
     check_every: int = 1
+    rungs: int = 1
+    rounds: int = 1
 
     def __post_init__(self) -> None:
-        if self.stride % self.check_every:
-            raise ValueError(f"a stride of {self.stride} steps is not a multiple of {self.check_every}")
+        if self.stride % (self.rounds * self.check_every):
+            told = f" times {self.rounds} rounds" if self.rounds > 1 else ""
+            raise ValueError(f"a stride of {self.stride} steps is not a multiple of {self.check_every}{told}")
         if self.n_frames % self.chunk_frames:
             raise ValueError(f"{self.n_frames} frames are not whole chunks of {self.chunk_frames}")
 
@@ -76,8 +81,9 @@ class Chunk(NamedTuple):
     """s frames of g graphs on the host.
 
     positions (s, n, 3) float32 Å; time_ps (s,); potential, kinetic (s, g) kcal/mol; temperature_K (s, g)
-    kinetic, mean over the steps since the frame before; alive (s, g): False on frames that only repeat
-    the last good state; status, fail_step (g,) at the end of the chunk (fail_step -1: none);
+    kinetic, mean over the steps since the frame before, or since the last exchange; alive (s, g): False on
+    frames that only repeat the last good state; rung (s, m, g) in each of the m rounds of a frame, the last
+    being that of the frame (0 without exchange); status, fail_step (g,) at the end of the chunk (-1: none);
     regrown: times that the neighbour buffer was enlarged so far; edge_capacity: its size; snapshot: of the
     run after this chunk.
     """
@@ -88,6 +94,7 @@ class Chunk(NamedTuple):
     kinetic: np.ndarray
     temperature_K: np.ndarray
     alive: np.ndarray
+    rung: np.ndarray
     status: np.ndarray
     fail_step: np.ndarray
     regrown: int
@@ -97,7 +104,7 @@ class Chunk(NamedTuple):
 
 class Ended(NamedTuple):
     """What a run has come to: frames given; regrown; status, fail_step (g,), see Chunk; positions (n, 3) Å,
-    the last good ones; failed: the states that failed."""
+    the last good ones; failed: the states that failed; rung (g,)."""
 
     frames: int
     regrown: int
@@ -105,6 +112,7 @@ class Ended(NamedTuple):
     fail_step: np.ndarray
     positions: np.ndarray
     failed: Failed
+    rung: np.ndarray
 
 
 def ended(named: Mapping[str, np.ndarray]) -> Ended:
@@ -116,6 +124,7 @@ def ended(named: Mapping[str, np.ndarray]) -> Ended:
         fail_step=named["progress/fail_step"],
         positions=named["progress/state/positions"],
         failed=Failed(*(named[f"progress/failed/{name}"] for name in Failed._fields)),
+        rung=named["progress/rung"],
     )
 
 
@@ -126,18 +135,24 @@ def settings(
     cutoff_A: float,
     max_chunk_frames: int = 10,
     check_every: int = 1,
+    rungs: int = 1,
+    exchange_interval: float | None = None,
 ) -> Settings:
     """Settings of a run of given duration and saving interval, both in the unit of dt.
 
     The interval is rounded to whole steps and the duration to whole intervals; a chunk is the largest
     divisor of the number of frames that is not above max_chunk_frames (one compilation serves all), and
     criteria are looked at every so many steps as is the largest divisor of a stride up to check_every.
+    rungs: of ladders of temperatures, exchanged as often as divides a frame into equal rounds not longer
+    than exchange_interval (default: once a frame).
     """
     stride = max(1, round(interval / dt))
     n_frames = max(1, round(duration / (stride * dt)))
     chunk = _largest_divisor(n_frames, max_chunk_frames)
-    look = _largest_divisor(stride, check_every)
-    return Settings(n_frames, stride, chunk, cutoff_A, check_every=look)
+    every = stride if exchange_interval is None else max(1, round(exchange_interval / dt))
+    steps = _largest_divisor(stride, every)
+    look = _largest_divisor(steps, check_every)
+    return Settings(n_frames, stride, chunk, cutoff_A, check_every=look, rungs=rungs, rounds=stride // steps)
 
 
 def _largest_divisor(number: int, limit: int) -> int:
@@ -159,28 +174,36 @@ def rollout(
 ) -> Iterator[Chunk]:
     """Run all graphs from the given positions, with Maxwell momenta, and yield chunks in order.
 
-    kT: thermal energy of each graph, kcal/mol. The computation is in the dtype of `positions`: parameters,
-    masses and limits are brought to it.
+    kT: thermal energy of each graph, kcal/mol. With run.rungs every so many consecutive graphs are a ladder:
+    they start at the same, rising thermal energies, and exchange them (see `exchange`).
+    The computation is in the dtype of `positions`: parameters, masses and limits are brought to it.
     The same bead_energies, integrator, stride and chunk compile once, whatever the parameters and kT.
     fast: forces of the same energy, used between frames; each frame's own energy is that of bead_energies.
     With it a failure is seen, and its replica frozen, every run.check_every steps.
     resume: the named leaves of a snapshot of the same run, which goes on with the chunk after it.
     Ends early when every replica has failed. Raises ValueError on starting positions that are not
     finite (the status of a replica speaks of dynamics, not of input), on check_every without `fast`, and
-    on a snapshot of another run.
+    on a snapshot of another run; and on ladders of different molecules or thermal energies, or of another
+    integrator than Langevin, whose momenta are not those of its temperature alone.
     """
     if fast is None and run.check_every > 1:
         raise ValueError(f"criteria every {run.check_every} steps need fast forces, which were not given")
     if not np.isfinite(np.asarray(positions)[system.bead_mask]).all():
         raise ValueError("starting positions hold values that are not finite")
+    if run.rungs > 1 and not isinstance(integrator, Langevin):
+        raise ValueError(f"replica exchange needs the integrator Langevin, found {type(integrator).__name__}")
+    sets, rung = ladders_of(np.asarray(kT), system, run.rungs)
     x = jnp.asarray(positions)
     pairs = _pairs(system, run.cutoff_A)
     capacity = _rounded(run.headroom * _edge_count(np.asarray(positions), pairs, run.cutoff_A), pairs)
-    start_key, step_key = jax.random.split(key)
+    start_key, *keys = jax.random.split(key, 3)
+    keys = jnp.stack(keys)
     program = Program(
         bead_energies, integrator, None if fast is None else fast.forces, run.cutoff_A, capacity
     )
-    lengths = Lengths(run.chunk_frames, run.stride // run.check_every, run.check_every)
+    lengths = Lengths(
+        run.chunk_frames, run.rounds, run.stride // run.rounds // run.check_every, run.check_every
+    )
     packed = in_dtype(system, x.dtype)
     given = Given(
         params=in_dtype(params, x.dtype),
@@ -189,19 +212,20 @@ def rollout(
         kT=jnp.where(system.bead_mask, jnp.asarray(kT, x.dtype)[system.graph_id], 0.0),
         limits=in_dtype(limits, x.dtype),
         chain=() if fast is None else in_dtype(fast.chain, x.dtype),
+        ladders=None if run.rungs == 1 else in_dtype(sets, x.dtype),
     )
     regrown = done = 0
     if resume is None:
-        progress = start(program, given, start_key, x)
+        progress = start(program, given, start_key, x, rung)
         while bool(progress.state.at.overflow):
             program, regrown = _grown(program, pairs), regrown + 1
-            progress = start(program, given, start_key, x)
+            progress = start(program, given, start_key, x, rung)
     else:
-        like = start.eval_shape(program, given, start_key, x)
+        like = start.eval_shape(program, given, start_key, x, rung)
         progress, done, capacity, regrown = _resumed(resume, like)
         program = replace(program, capacity=capacity)
     while done < run.n_frames and (done == 0 or _any_alive(progress, packed)):
-        after, frames = advance(program, lengths, given, step_key, progress)
+        after, frames = advance(program, lengths, given, keys, progress)
         if bool(frames.overflow):
             program, regrown = _grown(program, pairs), regrown + 1
             continue
@@ -260,6 +284,7 @@ def _to_host(
         kinetic=np.asarray(frames.kinetic),
         temperature_K=np.asarray(frames.temperature_K),
         alive=np.asarray(frames.alive),
+        rung=np.asarray(frames.rung),
         status=np.asarray(progress.status),
         fail_step=np.asarray(progress.fail_step),
         regrown=regrown,

@@ -1,6 +1,7 @@
 """The replica loop: freezing, isolation, regrowing, tracing, padding."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,14 +49,14 @@ def go(
     params=PARAMS,
     mover: Integrator = LANGEVIN,
     criteria=None,
-    kT=0.6,
+    kT: Any = 0.6,
     resume=None,
 ):
     system = pack([TOPOLOGY] * graphs) if system is None else system
     limits = checks(system, np.full(len(system.bond_mask), 3.8), criteria or Criteria(size_limits=False))
     return list(
         rollout(
-            model, params, system, x, np.full(len(system.graph_mask), kT), jax.random.key(4), mover,
+            model, params, system, x, np.broadcast_to(kT, len(system.graph_mask)), jax.random.key(4), mover,
             run, limits, resume=resume,
         )
     )  # fmt: skip
