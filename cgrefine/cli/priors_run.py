@@ -15,8 +15,9 @@ from cgrefine.fm.priors import marginals
 from cgrefine.fm.priors.fit import training_frames
 from cgrefine.fm.priors.marginals import Marginals
 from cgrefine.sim.audit import constant_energy_run, energy_drifts
+from cgrefine.sim.kernels import Fast
 from cgrefine.sim.langevin import Langevin
-from cgrefine.sim.rollout import Chunk, Fast, Settings, rollout, settings
+from cgrefine.sim.rollout import Chunk, Settings, rollout, settings
 from cgrefine.sim.stability import Checks, checks, reference_bond_lengths
 from cgrefine.sim.starts import reference_starts
 from cgrefine.system import System, pack

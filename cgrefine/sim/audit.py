@@ -12,8 +12,9 @@ import numpy as np
 from scipy.stats import t as student
 
 from cgrefine.energy import BeadEnergies
+from cgrefine.sim.kernels import Fast
 from cgrefine.sim.nve import VelocityVerlet
-from cgrefine.sim.rollout import Chunk, Fast, rollout, settings
+from cgrefine.sim.rollout import Chunk, rollout, settings
 from cgrefine.sim.stability import Checks
 from cgrefine.sim.survival import clopper_pearson
 from cgrefine.system import System

@@ -15,7 +15,8 @@ from jaxtyping import Array
 from cgrefine import energy, neighbors
 from cgrefine.energy import BeadEnergies
 from cgrefine.neighbors import Neighbors
-from cgrefine.sim.rollout import CAPACITY_STEP, in_dtype
+from cgrefine.sim.kernels import in_dtype
+from cgrefine.sim.rollout import CAPACITY_STEP
 from cgrefine.system import System, Topology, pack
 
 BATCH_BEADS = 4000

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from cgrefine.sim.langevin import Graphs, State
+from cgrefine.system import System
 
 
 class Ladders(NamedTuple):
@@ -59,6 +60,27 @@ def ladders(kT: np.ndarray, n_graphs: int) -> tuple[Ladders, np.ndarray]:
         raise ValueError(f"{n_graphs} replicas are not whole ladders of {rungs} temperatures")
     graph = np.arange(n_graphs, dtype=np.int32)
     return Ladders(jnp.asarray(kT), jnp.asarray(graph // rungs)), graph % rungs
+
+
+def ladders_of(
+    kT: Float[np.ndarray, " graphs"], system: System, rungs: int
+) -> tuple[Ladders, Int[np.ndarray, " graphs"]]:
+    """Ladders of the graphs of a packed system, `rungs` at a time, with the thermal energies that they have.
+
+    One rung: a ladder of each graph by itself, and rung 0. Raises ValueError when ladders differ in their
+    thermal energies, or graphs of one ladder in their beads.
+    """
+    if rungs == 1:
+        none = np.zeros(len(kT), np.int32)
+        return Ladders(jnp.asarray(kT), jnp.asarray(none)), none
+    found = ladders(np.asarray(kT[:rungs]), len(kT))
+    if (kT.reshape(-1, rungs) != kT[:rungs]).any():
+        raise ValueError(f"ladders of {rungs} replicas start at different thermal energies: {list(kT)}")
+    beads = [np.stack([system.species, system.mass])[:, system.graph_id == g] for g in range(len(kT))]
+    for g in range(len(kT)):
+        if not np.array_equal(beads[g], beads[g - g % rungs]):
+            raise ValueError(f"replicas {g - g % rungs} and {g} of one ladder are not the same molecule")
+    return found
 
 
 def swapped(

@@ -48,8 +48,9 @@ from cgrefine.fm import forcefield
 from cgrefine.fm.evaluate import evaluate
 from cgrefine.fm.known_potential import KnownPotential, known_potential
 from cgrefine.report import page
+from cgrefine.sim.kernels import Fast
 from cgrefine.sim.langevin import Langevin
-from cgrefine.sim.rollout import Fast, Settings, rollout
+from cgrefine.sim.rollout import Settings, rollout
 from cgrefine.sim.stability import checks
 from cgrefine.sim.starts import extended_chain
 from cgrefine.status import Status

@@ -204,7 +204,7 @@ def memory(chunks: int) -> dict:
     from cgrefine.energy import SumOfTerms
     from cgrefine.fm.priors.terms import prior_terms
     from cgrefine.sim import records
-    from cgrefine.sim.rollout import Fast
+    from cgrefine.sim.kernels import Fast
     from cgrefine.system import topology_from_species
 
     x, replicas = chain(50), 32
@@ -238,7 +238,7 @@ def against_openmm(beads: int, replicas: int, rounds: int) -> dict:
     from cgrefine import dense
     from cgrefine.energy import SumOfTerms
     from cgrefine.fm.priors.terms import prior_terms
-    from cgrefine.sim.rollout import Fast
+    from cgrefine.sim.kernels import Fast
     from cgrefine.system import topology_from_species
 
     x, frames = chain(beads), 4

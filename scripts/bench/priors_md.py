@@ -83,8 +83,9 @@ def ours(x, replicas: int, frames: int):
     from cgrefine.config.running import Criteria
     from cgrefine.energy import SumOfTerms
     from cgrefine.fm.priors.terms import prior_terms
+    from cgrefine.sim.kernels import Fast
     from cgrefine.sim.langevin import Langevin
-    from cgrefine.sim.rollout import Fast, rollout, settings
+    from cgrefine.sim.rollout import rollout, settings
     from cgrefine.sim.stability import checks
     from cgrefine.system import pack, topology_from_species
 

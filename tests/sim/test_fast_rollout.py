@@ -6,9 +6,10 @@ import pytest
 
 from cgrefine import dense, units
 from cgrefine.config.running import Criteria
+from cgrefine.sim.kernels import Fast
 from cgrefine.sim.langevin import Langevin
 from cgrefine.sim.nve import VelocityVerlet
-from cgrefine.sim.rollout import Fast, rollout, settings
+from cgrefine.sim.rollout import rollout, settings
 from cgrefine.sim.stability import checks
 from cgrefine.status import Status
 from cgrefine.system import pack, topology_from_species

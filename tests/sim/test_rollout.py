@@ -1,6 +1,7 @@
 """The replica loop: freezing, isolation, regrowing, tracing, padding."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from cgrefine import units
 from cgrefine.config.running import Criteria
 from cgrefine.energy import BondedTerm, PairTerm, SumOfTerms
 from cgrefine.sim import rollout as module
+from cgrefine.sim.kernels import advance
 from cgrefine.sim.langevin import Integrator, Langevin
 from cgrefine.sim.nve import VelocityVerlet
 from cgrefine.sim.rollout import Settings, rollout, settings
@@ -47,14 +49,14 @@ def go(
     params=PARAMS,
     mover: Integrator = LANGEVIN,
     criteria=None,
-    kT=0.6,
+    kT: Any = 0.6,
     resume=None,
 ):
     system = pack([TOPOLOGY] * graphs) if system is None else system
     limits = checks(system, np.full(len(system.bond_mask), 3.8), criteria or Criteria(size_limits=False))
     return list(
         rollout(
-            model, params, system, x, np.full(len(system.graph_mask), kT), jax.random.key(4), mover,
+            model, params, system, x, np.broadcast_to(kT, len(system.graph_mask)), jax.random.key(4), mover,
             run, limits, resume=resume,
         )
     )  # fmt: skip
@@ -151,7 +153,7 @@ def test_chunks_join_without_a_seam(healthy):
 
 def test_new_parameters_do_not_trace_again(healthy):
     """Parameters, kT and the length of the run are arguments; they also take effect."""
-    compiled = getattr(module._advance, "_cache_size")  # noqa: B009  (JAX has no typed name for it)
+    compiled = getattr(advance, "_cache_size")  # noqa: B009  (JAX has no typed name for it)
     before = compiled()
     other = go(starts(), params={**PARAMS, "pair": {"e": 2.0}}, kT=0.7, run=replace(RUN, n_frames=4))
     assert before > 0 and compiled() == before
