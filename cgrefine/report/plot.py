@@ -28,7 +28,7 @@ class Axis:
     """label: what and in which unit. limits: (lowest, highest) shown, in data units; None: as the marks need.
 
     whole: ticks at whole numbers only, as of epochs. names: the places 0, 1, … are categories of these names,
-    not numbers (x only).
+    not numbers.
     """
 
     label: str

@@ -100,7 +100,8 @@ def _scale(axes: Axes, axis: Axis, name: str) -> None:
         getattr(axes, f"{name}axis").set_major_locator(MaxNLocator(integer=True))
     if axis.names is not None:
         turned = 45 if len(axis.names) > 6 else 0
-        axes.set_xticks(range(len(axis.names)), list(axis.names), rotation=turned)
+        place = axes.set_xticks if name == "x" else axes.set_yticks
+        place(range(len(axis.names)), list(axis.names), rotation=turned if name == "x" else 0)
 
 
 def _mark(axes: Axes, mark: Mark, colour: str, dash: str) -> None:
