@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from scipy.stats import t as student
 
 from cgrefine.cli.ablate_results import (
@@ -19,7 +17,8 @@ from cgrefine.cli.ablate_results import (
 )
 from cgrefine.cli.ablate_runs import FORCES, STAGES, SURVIVAL, Run
 from cgrefine.cli.console import shown
-from cgrefine.report.page import Section, Table, figure, write_page
+from cgrefine.report.page import Section, Table, save_plots, write_page
+from cgrefine.report.plot import Axis, Bars, Level, Line, Mark, Plot
 
 MISSING = "–"
 LABELS = {
@@ -98,20 +97,23 @@ def rows_of(study: Ablation) -> list[tuple[str, ...]]:
 
 
 def write_report(path: Path, study: Ablation, budget: Mapping[str, Any]) -> None:
-    """report.html: what was compared, the table, differences, curves, and every run."""
+    """report.html: what was compared, the table, differences, curves, and every run; plots beside it, too."""
+    loss, survival, observables = _loss(study), _survival(study), _observables(study)
+    for name, plots in (("loss", [loss]), ("survival", [survival]), ("observables", observables)):
+        if plots:
+            save_plots(path.with_name(f"{name}.png"), *plots)
     columns = ("quantity", *study.variants)
     sections = [
         Section("What was compared", _premise(study, budget), Table(("budget", "value"), _pairs(budget))),
         Section("Result", _reading(study, budget), Table(columns, rows_of(study))),
         Section("Differences", _difference_text(study, budget), _differences(study)),
-        Section("Validation loss", _target_text(study), figures=[figure(_loss_figure(study))]),
+        Section("Validation loss", _target_text(study), plots=[loss]),
         Section(
             "Survival",
             "Kaplan-Meier over the replicas of all seeds; bars: interval of the stable fraction.",
-            None,
-            [figure(_survival(study))],
+            plots=[survival],
         ),
-        Section("Observables", _observed_text(study), None, [figure(f) for f in _observable_figures(study)]),
+        Section("Observables", _observed_text(study), plots=observables),
         Section("Runs", "Seconds are wall time, compilation included.", _run_table(study)),
     ]
     partial = path.with_name(f".{path.name}.partial")
@@ -185,67 +187,68 @@ def _observed_text(study: Ablation) -> str:
     return floor + (f" Without a frame to measure: {'; '.join(lost)}." if lost else "")
 
 
-def _colour(study: Ablation, name: str) -> str:
-    return f"C{list(study.variants).index(name)}"
-
-
-def _loss_figure(study: Ablation) -> Figure:
-    fig = Figure(figsize=(6.4, 4.0), layout="constrained")
-    ax = fig.add_subplot()
-    for name, variant in study.variants.items():
-        for run, text in zip(variant.runs, [name, *[None] * len(variant.runs)], strict=False):
+def _loss(study: Ablation) -> Plot:
+    marks: list[Mark] = []
+    for colour, (name, variant) in enumerate(study.variants.items()):
+        for k, run in enumerate(variant.runs):
+            text = name if k == 0 else ""
             epochs, losses = zip(*run.curve, strict=True) if run.curve else ((), ())
             if len(losses) == 1:
-                ax.axhline(losses[0], color=_colour(study, name), label=text)
+                marks.append(Level(losses[0], text, colour=colour))
             else:
-                ax.plot(
-                    epochs, losses, "o-", color=_colour(study, name), markersize=3, linewidth=1, label=text
-                )
-    ax.axhline(study.loss_target, color="black", linestyle="--", linewidth=0.8)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set(xlabel="epoch", ylabel="validation force MSE, (kcal/mol/Å)²")
-    ax.legend()
-    return fig
+                marks.append(Line(epochs, losses, text, points=True, colour=colour))
+    return Plot(
+        "Validation loss, a line a seed",
+        Axis("epoch", whole=True),
+        Axis("validation force MSE, (kcal/mol/Å)²"),
+        [*marks, Level(study.loss_target, "target", colour=len(study.variants))],
+    )
 
 
-def _survival(study: Ablation) -> Figure:
-    fig = Figure(figsize=(6.4, 3.4), layout="constrained")
-    ax = fig.add_subplot()
+def _survival(study: Ablation) -> Plot:
+    marks: list[Mark] = []
     for index, (name, variant) in enumerate(study.variants.items()):
         verdict = variant.verdict
         fraction = np.r_[1.0, verdict.survival.surviving]
         times = np.r_[0.0, verdict.survival.times_ps, verdict.duration_ps]
-        colour = _colour(study, name)
-        ax.step(times, np.r_[fraction, fraction[-1]], where="post", color=colour, label=name)
+        marks.append(Line(times, np.r_[fraction, fraction[-1]], name, step=True, colour=index))
+        # the intervals stand beside each other behind the end
+        place, share = verdict.duration_ps * (1.01 + 0.01 * index), verdict.stable / variant.replicas
         low, high = verdict.wilson
-        ax.vlines(
-            verdict.duration_ps * (1.01 + 0.01 * index), low, high, color=colour, linewidth=3, alpha=0.4
-        )
-    ax.set(xlabel="time, ps", ylabel="surviving fraction", ylim=(-0.02, 1.05))
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return fig
+        error = ([share - low], [high - share])
+        marks.append(Line([place], [share], error=error, line=False, points=True, colour=index))
+    return Plot(
+        "Surviving fraction, Kaplan-Meier; bars: interval of the stable fraction",
+        Axis("time, ps"),
+        Axis("surviving fraction", limits=(-0.02, 1.05)),
+        marks,
+    )
 
 
-def _observable_figures(study: Ablation) -> list[Figure]:
+def _observables(study: Ablation) -> list[Plot]:
     """Bars of the JS divergences of each variant with standard errors, and the floor of the reference."""
     names = list(dict.fromkeys(n for v in study.variants.values() for n in v.metrics if n.startswith("js_")))
     if not names:
         return []
-    fig = Figure(figsize=(1.2 * len(names) + 3.0, 3.4), layout="constrained")
-    ax = fig.add_subplot()
-    width, x = 0.8 / len(study.variants), np.arange(len(names))
+    marks: list[Mark] = []
     for index, (name, variant) in enumerate(study.variants.items()):
         found = [variant.metrics.get(metric) for metric in names]
         mean = [np.nan if s is None or s.mean is None else s.mean for s in found]
         error = [np.nan if s is None or s.stderr is None else s.stderr for s in found]
-        place = x + (index - 0.5 * (len(study.variants) - 1)) * width
-        ax.bar(place, mean, width, yerr=error, capsize=2, color=_colour(study, name), label=name)
+        marks.append(Bars(mean, name, error, colour=index))
     floors = [study.floors.get(name, np.nan) for name in names]
-    ax.hlines(floors, x - 0.45, x + 0.45, color="black", linewidth=1)
-    ax.set_xticks(x, [label(name).removesuffix(", JS") for name in names])
-    ax.set_ylabel("JS divergence, nats")
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return [fig]
+    floor = Line(
+        range(len(names)), floors, "floor of the reference", line=False, points=True,
+        colour=len(study.variants),
+    )  # fmt: skip
+    return [
+        Plot(
+            "Divergence from the reference, mean over seeds ± standard error",
+            Axis("observable", names=[label(name).removesuffix(", JS") for name in names]),
+            Axis("JS divergence, nats"),
+            [*marks, floor],
+        )
+    ]
 
 
 def _run_table(study: Ablation) -> Table:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from cgrefine.artifacts import complete, read_json
-from cgrefine.cli.observe import frames_discarded, metric_key
+from cgrefine.cli.observe import frames_discarded
+from cgrefine.cli.observe_results import metric_key
 from cgrefine.cli.replicas import Outcome, read_outcomes
 from cgrefine.errors import InputError
 

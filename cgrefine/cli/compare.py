@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from matplotlib.figure import Figure
-
 import cgrefine
 from cgrefine.artifacts import file_hash, write_json
 from cgrefine.cli.console import Console
@@ -19,7 +16,8 @@ from cgrefine.errors import InputError
 from cgrefine.fm import forcefield
 from cgrefine.fm.compare import CONFIDENCE, Comparison, Contender, Errors, compare
 from cgrefine.fm.forcefield import ForceField
-from cgrefine.report.page import Section, Table, figure, save_figure, write_page
+from cgrefine.report.page import Section, Table, save_plots, write_page
+from cgrefine.report.plot import Axis, Level, Line, Mark, Plot
 
 FORMAT = 1
 COLUMNS = (
@@ -65,10 +63,10 @@ def run_comparison(
     held = {entry.name: held_out(entry, dataset) for entry in entries}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "comparison.json", content(result, entries, held, dataset))
-    fig = _figure(result)
-    save_figure(out / "differences.png", fig)
+    plot = differences(result)
+    save_plots(out / "differences.png", plot)
     partial = out / ".report.html.partial"
-    write_page(partial, "Force fields on the same frames", _sections(result, held, dataset, figure(fig)))
+    write_page(partial, "Force fields on the same frames", _sections(result, held, dataset, plot))
     partial.rename(out / "report.html")
     rows = _rows(result, held)
     for chosen, some in ((ERROR_COLUMNS, rows), (VERDICT_COLUMNS, rows[: len(held)])):
@@ -165,7 +163,7 @@ def _rows(result: Comparison, held: dict[str, str]) -> list[tuple[object, ...]]:
     return rows
 
 
-def _sections(result: Comparison, held: dict[str, str], dataset: Dataset, differences: str) -> list[Section]:
+def _sections(result: Comparison, held: dict[str, str], dataset: Dataset, plot: Plot) -> list[Section]:
     temperatures = list(result.contenders[0].by_temperature)
     columns = ("force field", *(f"{t:g} K: RMSE, MSE, explained variance" for t in temperatures))
     rows = [
@@ -174,7 +172,7 @@ def _sections(result: Comparison, held: dict[str, str], dataset: Dataset, differ
     ]
     return [
         Section("Comparison", _text(result, held, dataset), Table(COLUMNS, _rows(result, held))),
-        Section("Differences to the first", figures=[differences]),
+        Section("Differences to the first", plots=[plot]),
         Section("By temperature", f"{FORCE}; {SQUARE}.", Table(columns, rows)),
         Section("Noise floor", _floor_text(result)),
     ]
@@ -203,17 +201,21 @@ def _floor_text(result: Comparison) -> str:
     )
 
 
-def _figure(result: Comparison) -> Figure:
-    """MSE of each force field minus that of the first, with its interval."""
+def differences(result: Comparison) -> Plot:
+    """MSE of each force field minus that of the first, with its interval, coloured by the verdict."""
     rest = [c for c in result.contenders if c.difference is not None]
-    fig = Figure(figsize=(7, 1.2 + 0.45 * len(rest)), layout="constrained")
-    ax = fig.add_subplot()
-    for place, c in enumerate(rest):
-        assert c.difference is not None
-        colour = "0.5" if not c.difference.significant else "C2" if c.difference.mse.value < 0.0 else "C3"
-        ax.plot([c.difference.low, c.difference.high], [place, place], color=colour, linewidth=2)
-        ax.plot(c.difference.mse.value, place, "o", color=colour)
-    ax.axvline(0.0, color="black", linewidth=0.8)
-    ax.set_yticks(np.arange(len(rest)), [c.name for c in rest])
-    ax.set(ylim=(len(rest) - 0.5, -0.5), xlabel=f"MSE − that of {result.contenders[0].name}, {SQUARE}")
-    return fig
+    verdicts = [verdict(c) for c in rest]
+    marks: list[Mark] = []
+    for name, colour in (("better", 2), ("worse", 3), ("not told apart", 0)):
+        chosen = [(k, c.difference) for k, c in enumerate(rest) if c.difference and verdicts[k] == name]
+        if chosen:
+            middle = [d.mse.value for _, d in chosen]
+            error = ([d.mse.value - d.low for _, d in chosen], [d.high - d.mse.value for _, d in chosen])
+            places = [k for k, _ in chosen]
+            marks.append(Line(places, middle, name, error, line=False, points=True, colour=colour))
+    return Plot(
+        f"Mean square error less that of {result.contenders[0].name}: {100 * CONFIDENCE:g} % interval",
+        Axis("force field", names=[c.name for c in rest], limits=(-0.5, len(rest) - 0.5)),
+        Axis(f"MSE − first, {SQUARE}"),
+        [*marks, Level(0.0)],
+    )

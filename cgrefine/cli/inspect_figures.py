@@ -1,12 +1,12 @@
-"""Tables, lines and figures that raw files and data sets have in common."""
+"""Tables, lines and plots that raw files and data sets have in common."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from cgrefine.data.force_statistics import ForceSums, size_of
-from cgrefine.report.page import Table, figure
+from cgrefine.report.page import Table
+from cgrefine.report.plot import Axis, Bars, Histogram, Plot
 from cgrefine.residues import ONE_LETTER, RESIDUES
 
 COLUMNS = ("residue", "vectors", "mean |F|", "max |F|", "RMS per component")
@@ -20,24 +20,21 @@ def force_table(sums: ForceSums) -> Table:
     return Table(COLUMNS, [*rows, ("all", *size_of(sums))])
 
 
-def forces_figure(sums: ForceSums) -> str:
-    """Root mean square force component of each residue type, as a data URI."""
+def forces_plot(sums: ForceSums) -> Plot:
+    """Root mean square force component of each residue type."""
     kinds = np.flatnonzero(sums.count)
-    fig = Figure(figsize=(7, 2.8), layout="constrained")
-    axes = fig.subplots()
-    axes.bar([RESIDUES[k] for k in kinds], [size_of(sums, int(k)).rms_component for k in kinds], alpha=0.7)
-    axes.set_ylabel("RMS per component, kcal/mol/Å")
-    axes.tick_params(axis="x", rotation=60)
-    return figure(fig)
+    return Plot(
+        "Force by residue",
+        Axis("residue", names=[RESIDUES[k] for k in kinds]),
+        Axis("RMS per component, kcal/mol/Å"),
+        [Bars([size_of(sums, int(k)).rms_component for k in kinds])],
+    )
 
 
-def lengths_figure(lengths: Sequence[int]) -> str:
-    """Histogram of the numbers of residues, as a data URI."""
-    fig = Figure(figsize=(5, 2.5), layout="constrained")
-    axes = fig.subplots()
-    axes.hist(lengths, bins=min(40, max(len(set(lengths)), 2)), alpha=0.7)
-    axes.set(xlabel="residues", ylabel="molecules")
-    return figure(fig)
+def lengths_plot(lengths: Sequence[int]) -> Plot:
+    """Histogram of the numbers of residues."""
+    counts, edges = np.histogram(lengths, bins=min(40, max(len(set(lengths)), 2)))
+    return Plot("Size of the molecules", Axis("residues"), Axis("molecules"), [Histogram(edges, counts)])
 
 
 def sequence_line(

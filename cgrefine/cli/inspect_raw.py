@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cgrefine.cli.console import Console
-from cgrefine.cli.inspect_figures import force_table, forces_figure, lengths_figure, sequence_line
+from cgrefine.cli.inspect_figures import force_table, forces_plot, lengths_plot, sequence_line
 from cgrefine.config.data import Data, ForceMap
 from cgrefine.data import plan
 from cgrefine.data.force_statistics import ForceSums, sums_add, sums_init, sums_step
@@ -67,7 +67,7 @@ def sections(
             "Atomic forces by residue",
             "kcal/mol/Å; all atoms of the residues, valid frames.",
             force_table(sums),
-            (forces_figure(sums), lengths_figure(lengths)),
+            plots=[forces_plot(sums), lengths_plot(lengths)],
         ),
     ]
 

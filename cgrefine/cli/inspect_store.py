@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cgrefine.artifacts import read_json
 from cgrefine.cli.console import Console
-from cgrefine.cli.inspect_figures import force_table, forces_figure, lengths_figure, sequence_line
+from cgrefine.cli.inspect_figures import force_table, forces_plot, lengths_plot, sequence_line
 from cgrefine.cli.prepare_report import given_text, is_given, map_kind, split_text
 from cgrefine.config.data import ForceMap, Split
 from cgrefine.config.schema import Config
@@ -47,7 +47,7 @@ def sections(
             "Bead forces by residue",
             "kcal/mol/Å, by the map of the data set.",
             force_table(sums),
-            (forces_figure(sums), lengths_figure([domain.n_beads for domain in dataset.domains])),
+            plots=[forces_plot(sums), lengths_plot([domain.n_beads for domain in dataset.domains])],
         ),
     ]
     failures = _failures(dataset.folder)

@@ -1,97 +1,86 @@
-"""Figures and tables of `cgrefine observe`: distributions, residues one by one, free-energy surfaces."""
+"""The page of `cgrefine observe` and its tables: observables, residues one by one, free energies."""
 
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from cgrefine.cli import observe_figures as figures
+from cgrefine.cli.observe_findings import Comparison, Findings, SurfacePair
+from cgrefine.config.running import Observables
 from cgrefine.data.store import Domain
 from cgrefine.observables.compare import jensen_shannon_rows, wasserstein_rows
-from cgrefine.observables.histogram import density
-from cgrefine.observables.pairs import separated_pairs
 from cgrefine.observables.secondary import HELIX, STRAND
+from cgrefine.observables.statistics import BLOCKS
+from cgrefine.report.page import Section, Table, save_plots
+from cgrefine.report.plot import Plot
 from cgrefine.residues import RESIDUES
-
-if TYPE_CHECKING:
-    from cgrefine.cli.observe import Comparison, SurfacePair
 
 CENTRE = {"bond": 0, "angle": 1, "dihedral": 1}
 """Which bead of its tuple a coordinate is listed under: bonds at their first, the others at the second."""
 
 SIDES = ("reference", "model")
 
-
-def distributions(domain: Domain, found: Sequence["Comparison"], contact_separation: int) -> Figure:
-    """One panel an observable, reference and model with bands of a standard error."""
-    pairs = separated_pairs(domain.topology, contact_separation)
-    columns = 4
-    rows = -(-len(found) // columns)
-    fig = _figure(3.2 * columns, 2.6 * rows)
-    for index, c in enumerate(found):
-        ax = fig.add_subplot(rows, columns, index + 1)
-        if c.observable.grid is not None:
-            _draw_density(ax, c)
-        elif c.observable.name == "contacts":
-            _draw_contacts(ax, pairs, domain.topology.n_beads, c)
-        else:
-            _draw_along_chain(ax, domain, c)
-        ax.set_title(c.observable.name, fontsize=10)
-        if index == 0:
-            ax.legend(fontsize=7)
-    fig.suptitle(f"{domain.name}: reference and model")
-    return fig
+COLUMNS = (
+    "observable", "unit", "mean, reference", "mean, model", "JS (nats)", "±", "JS floor",
+    "W1 or mean |Δ|", "±", "floor",
+)  # fmt: skip
 
 
-def _figure(width: float, height: float) -> Figure:
-    """A figure with fixed margins, in inches: to have them computed takes longer than to draw all of it."""
-    fig = Figure(figsize=(width, height))
-    sides = {"left": 0.7 / width, "right": 1 - 0.2 / width}
-    fig.subplots_adjust(**sides, bottom=0.55 / height, top=1 - 0.65 / height, wspace=0.35, hspace=0.6)
-    return fig
+def sections(folder: Path, domain: Domain, found: Findings, text: str, cfg: Observables) -> list[Section]:
+    """Pooled observables, residues, surfaces; their figures and tables are written to `folder`, too."""
+    name = domain.name
+    made = [_pooled(folder, domain, found, text, cfg)]
+    if columns := residue_columns(domain, found.comparisons):
+        write_residues(folder / f"residues_{name}.csv", columns)
+        table = Table(list(columns), list(zip(*columns.values(), strict=True)))
+        plots = figures.residues(found.comparisons) if cfg.per_residue else []
+        _save(folder, f"{name}_residues", plots, 2)
+        made.append(Section(f"{name}, by residue", "", table, plots=plots, columns=2))
+    if found.surfaces:
+        plots = [plot for key, pair in found.surfaces.items() for plot in figures.surface(key, pair)]
+        _save(folder, f"{name}_free_energy", plots, 3)
+        text = " ".join(_surface_text(key, pair) for key, pair in found.surfaces.items())
+        made.append(Section(f"{name}, free energy", text, plots=plots, columns=3))
+    return made
 
 
-def _draw_density(ax: Axes, c: "Comparison") -> None:
-    grid = c.observable.grid
-    assert grid is not None
-    for label, value in (("reference", c.reference), ("model", c.model)):
-        p, error = density(value.mean, grid), density(value.stderr, grid)
-        ax.plot(grid.centres, p, label=label, linewidth=1.2)
-        ax.fill_between(grid.centres, p - error, p + error, alpha=0.25)
-    used = np.flatnonzero((c.reference.mean + c.model.mean)[1:-1] > 1e-4)
-    if len(used):
-        ax.set_xlim(float(grid.edges[used[0]]), float(grid.edges[used[-1] + 1]))
-    ax.set_xlabel(c.observable.unit)
-    ax.set_yticks([])
+def _pooled(folder: Path, domain: Domain, found: Findings, text: str, cfg: Observables) -> Section:
+    if found.blocks:
+        text += f" Errors of {' and '.join(found.blocks)} are from {BLOCKS} blocks of the only run."
+    if found.diffusion is not None:
+        d = found.diffusion
+        text += (
+            f" Centre of mass of the model: D = {d.D:.3g} ± {d.stderr:.2g} Å²/ps from lags of "
+            f"{d.fit_ps[0]:g} to {d.fit_ps[1]:g} ps."
+        )
+    pooled = [c for c in found.comparisons if c.pooled]
+    plots = figures.distributions(domain, pooled, cfg.contact_min_separation)
+    _save(folder, domain.name, plots, 3)
+    return Section(domain.name, text, Table(COLUMNS, [_row(c) for c in pooled]), plots=plots, columns=3)
 
 
-def _draw_contacts(ax: Axes, pairs: np.ndarray, n_beads: int, c: "Comparison") -> None:
-    """Reference below the diagonal of the picture (lower right), model above it."""
-    image = np.full((n_beads, n_beads), np.nan)
-    i, j = pairs.T
-    image[i, j], image[j, i] = c.reference.mean, c.model.mean
-    ax.imshow(image, vmin=0, vmax=1, cmap="viridis", origin="lower")
-    ax.set_xlabel("lower right: reference, upper left: model", fontsize=7)
+def _save(folder: Path, name: str, plots: Sequence[Plot], columns: int) -> None:
+    if plots:
+        save_plots(folder / "figures" / f"{name}.png", *plots, columns=columns)
 
 
-def _draw_along_chain(ax: Axes, domain: Domain, c: "Comparison") -> None:
-    """RMSF, or the share of helix (solid) and strand (dashed), at each residue."""
-    resid = domain.topology.resid
-    for colour, (side, value) in zip(
-        ("C0", "C1"), zip(SIDES, (c.reference, c.model), strict=True), strict=True
-    ):
-        for row, style in zip(np.atleast_2d(value.mean), ("-", "--"), strict=False):
-            ax.plot(resid, row, style, color=colour, linewidth=1.2, label=side if style == "-" else None)
-        for row, error in zip(np.atleast_2d(value.mean), np.atleast_2d(value.stderr), strict=True):
-            ax.fill_between(resid, row - error, row + error, color=colour, alpha=0.25)
-    ax.set_xlabel("residue")
-    ax.set_ylabel(c.observable.unit or "probability")
+def _row(c: Comparison) -> tuple[object, ...]:
+    js, d = c.jensen_shannon, c.distance
+    shown = ("–",) * 3 if js is None else (js.value, js.stderr, js.floor)
+    return (c.observable.name, c.observable.unit, *c.means(), *shown, d.value, d.stderr, d.floor)
 
 
-def residue_columns(domain: Domain, found: Sequence["Comparison"]) -> dict[str, list[object]]:
+def _surface_text(name: str, pair: SurfacePair) -> str:
+    return (
+        f"{name}: root mean square difference {pair.difference.rmse:.2f} kcal/mol over the "
+        f"{100 * pair.difference.covered:.0f} % of the reference's frames where the model is, too; "
+        f"{100 * pair.model.outside:.0f} % of the model's frames lie beyond the grid."
+    )
+
+
+def residue_columns(domain: Domain, found: Sequence[Comparison]) -> dict[str, list[object]]:
     """Column → a value for each residue, '–' where it has none; no columns without any of them."""
     topology = domain.topology
     columns: dict[str, list[object]] = {}
@@ -133,46 +122,17 @@ def write_residues(path: Path, columns: Mapping[str, Sequence[object]]) -> None:
             writer.writerow("" if cell == "–" else cell for cell in row)
 
 
-def residues(domain: Domain, found: Sequence["Comparison"]) -> Figure:
-    """Densities of bonds, angles and dihedrals of each residue: reference, model."""
-    each = [c for c in found if not c.pooled]
-    fig = _figure(9.0, 2.6 * max(len(each), 1))
-    for row, c in enumerate(each):
-        grid = c.observable.grid
-        assert grid is not None
-        p, q = (density(e.mean, grid) for e in (c.reference, c.model))
-        used = np.flatnonzero((p + q).sum(0) > 0)
-        for column, (side, image) in enumerate(zip(SIDES, (p, q), strict=True)):
-            ax = fig.add_subplot(len(each), 2, 2 * row + column + 1)
-            extent = (0.5, len(image) + 0.5, grid.low, grid.high)
-            top = float(np.quantile(p[p > 0], 0.99)) if (p > 0).any() else 1.0
-            ax.imshow(image.T, origin="lower", aspect="auto", extent=extent, vmin=0, vmax=top)
-            if len(used):
-                ax.set_ylim(float(grid.edges[used[0]]), float(grid.edges[used[-1] + 1]))
-            ax.set_title(f"{c.observable.name}, {side}", fontsize=9)
-            ax.set_ylabel(c.observable.unit)
-    fig.suptitle(f"{domain.name}: densities along the chain")
-    return fig
-
-
-def surfaces(domain: Domain, found: Sequence["SurfacePair"]) -> Figure:
-    """A row a surface: reference, model, model minus reference, kcal/mol; white where no frame was."""
-    fig = _figure(12.0, 3.2 * len(found))
-    for row, s in enumerate(found):
-        x, y = s.grids
-        extent = (x.low, x.high, y.low, y.high)
-        both = (s.reference.free_energy, s.model.free_energy)
-        top = max([float(np.nanmax(f)) for f in both if np.isfinite(f).any()], default=1.0)
-        gap = s.difference.difference
-        reach = float(np.nanmax(np.abs(gap))) if np.isfinite(gap).any() else 1.0
-        panels = [(*both, gap), (*SIDES, "model - reference")]
-        limits = [(0.0, top, "viridis"), (0.0, top, "viridis"), (-reach, reach, "RdBu_r")]
-        for column, (image, title, (low, high, colours)) in enumerate(zip(*panels, limits, strict=True)):
-            ax = fig.add_subplot(len(found), 3, 3 * row + column + 1)
-            shown = ax.imshow(
-                image.T, origin="lower", aspect="auto", extent=extent, vmin=low, vmax=high, cmap=colours
-            )
-            fig.colorbar(shown, ax=ax, label="kcal/mol")
-            ax.set(xlabel=s.axes[0], ylabel=s.axes[1], title=str(title))
-    fig.suptitle(f"{domain.name}: free energy")
-    return fig
+def legend() -> Section:
+    """What the numbers and the bands are."""
+    return Section(
+        "How to read this",
+        "Means over runs (reference) and replicas (model). Bands: about the model one standard error, from "
+        "the spread between replicas; about the reference its noise floor, the mean difference between two "
+        "halves of its runs. JS: Jensen-Shannon divergence of the histograms, overflow included; W1: earth "
+        "mover's distance in the unit of the observable, either way round for dihedrals; of contacts, "
+        "secondary structure and RMSF the mean absolute difference. ±: bootstrap over runs and replicas. "
+        "Floor: the same distance between two halves of the reference runs, mean over the ways to halve "
+        "them: half the data on each side, so that a model as good as the reference may lie below it. Native "
+        "(Q, RMSD, RMSF): first frame of the first run at the lowest temperature. Frames after a replica's "
+        "failure are not in its trajectory.",
+    )

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from cgrefine.artifacts import Record
 from cgrefine.config.data import Data, ForceMap, Split
 from cgrefine.data.aggregate import BOND_EDGES_A
-from cgrefine.report.page import Section, Table, figure
+from cgrefine.report.page import Section, Table
+from cgrefine.report.plot import Axis, Histogram, Line, Plot
 
 CONDITION_LIMIT = 1e-10
 UNIT = "(kcal/mol/Å)²"
@@ -106,7 +105,7 @@ def sections(
     found = [Section("Proteins", text, Table(COLUMNS, [_row(e) for e in shown]))]
     if noise:
         found.append(_noise_section(noise))
-    found.append(Section("Forces and bonds", figures=(figure(_figure(entries)),)))
+    found.append(Section("Forces and bonds", plots=plots(entries)))
     if failed:
         rows = [(f["name"], f["reason"]) for f in failed]
         found.append(Section("Left out", "Also in failures.json.", Table(("name", "reason"), rows)))
@@ -176,28 +175,38 @@ def _noise_section(noise: Sequence[Entry]) -> Section:
     return Section("Maps compared", text, Table(columns, rows))
 
 
-def _figure(entries: Sequence[Entry]) -> Figure:
-    """Cα-Cα distances of bonded residues; left of it, where forces were mapped, their mean squares."""
+def plots(entries: Sequence[Entry]) -> list[Plot]:
+    """Mean squares by both maps where forces were mapped; Cα-Cα distances of bonded residues."""
     _, mapped = _parts(entries)
-    fig = Figure(figsize=(9 if mapped else 4.5, 3.8), layout="constrained")
-    *left, right = np.atleast_1d(fig.subplots(1, 2 if mapped else 1))
-    if mapped:
-        _draw_maps(left[0], mapped)
     counts = np.sum([e["bond_histogram"] for e in entries], axis=0)
-    right.stairs(counts, BOND_EDGES_A, fill=True, alpha=0.7)
-    right.set(xlabel="Cα-Cα distance of bonded residues, Å", ylabel="count")
-    return fig
+    seen = np.flatnonzero(counts)
+    shown = slice(seen[0], seen[-1] + 1) if len(seen) else slice(len(counts))
+    bonds = Plot(
+        "Distances of bonded residues",
+        Axis("Cα-Cα distance of bonded residues, Å"),
+        Axis("count"),
+        [Histogram(BOND_EDGES_A[shown.start or 0 : shown.stop + 1], counts[shown])],
+    )
+    return [_maps(mapped), bonds] if mapped else [bonds]
 
 
-def _draw_maps(left: Axes, entries: Sequence[Entry]) -> None:
+def _maps(entries: Sequence[Entry]) -> Plot:
     """Mean square force by both maps, a point a protein."""
     both = [e["force_mean_square"] for e in entries]
     judged = [m["held_out"] if m["held_out"]["n_frames"] else m["in_sample"] for m in both]
-    left.plot([m["basic"] for m in judged], [m["optimal"] for m in judged], "o", alpha=0.7)
     top = 1.1 * max(m["basic"] for m in judged)
-    left.plot([0, top], [0, top], color="0.6", lw=1, label="no gain")
-    left.set(xlim=(0, top), ylim=(0, top), xlabel="basic map ⟨F²⟩, (kcal/mol/Å)²", ylabel="mapped ⟨F²⟩")
-    left.legend(frameon=False)
+    marks = [
+        Line(
+            [m["basic"] for m in judged], [m["optimal"] for m in judged], "protein", line=False, points=True
+        ),
+        Line([0.0, top], [0.0, top], "no gain", dashed=True),
+    ]
+    return Plot(
+        "Mean square force, a point a protein",
+        Axis(f"basic map ⟨F²⟩, {UNIT}", limits=(0.0, top)),
+        Axis(f"mapped ⟨F²⟩, {UNIT}", limits=(0.0, top)),
+        marks,
+    )
 
 
 def _total(entries: Sequence[Entry], key: str) -> int:

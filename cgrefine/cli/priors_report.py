@@ -7,6 +7,7 @@ import numpy as np
 
 from cgrefine import units
 from cgrefine.artifacts import Record
+from cgrefine.cli import priors_figures
 from cgrefine.cli.priors_run import PriorRun
 from cgrefine.data.store import Domain
 from cgrefine.fm.priors import diagnostics
@@ -14,7 +15,7 @@ from cgrefine.fm.priors.classes import labels
 from cgrefine.fm.priors.fit import FittedPriors
 from cgrefine.fm.priors.gate import Check
 from cgrefine.fm.priors.refit import Refitted
-from cgrefine.report.page import Section, Table, figure
+from cgrefine.report.page import Section, Table
 from cgrefine.status import REASONS, Status
 
 
@@ -88,15 +89,15 @@ def _fit(fitted: FittedPriors, run: PriorRun) -> Section:
         "are standard errors from a bootstrap of runs."
     )
     bands = fitted.bands or {}
-    panels = [
-        figure(
-            diagnostics.figure_of(
-                name, fitted.facts, fitted.params, fitted.marginals, run.counts, kT, bands.get(name)
-            )
-        )
+    plots = [
+        plot
         for name in diagnostics.bonded_terms(fitted.facts)
+        for plot in priors_figures.term(
+            name, fitted.facts, fitted.params, fitted.marginals, run.counts, kT, bands.get(name)
+        )
     ]
-    return Section("Fit", text, Table(("term", "class", "observations", "KL", "noise"), rows), tuple(panels))
+    columns = ("term", "class", "observations", "KL", "noise")
+    return Section("Fit", text, Table(columns, rows), plots=plots, columns=2)
 
 
 def _bonds(fitted: FittedPriors) -> Section:
@@ -122,8 +123,8 @@ def _refit(refitted: Refitted) -> Section:
 
 
 def _sizes(fitted: FittedPriors) -> Section:
-    picture = figure(diagnostics.sigma_figure(np.asarray(fitted.params["repulsion"]["sigma"])))
-    return Section("Size of pairs", "σ of the repulsion.", figures=(picture,))
+    plot = priors_figures.sizes(np.asarray(fitted.params["repulsion"]["sigma"]))
+    return Section("Size of pairs", "σ of the repulsion.", plots=[plot])
 
 
 def _alone(fitted: FittedPriors, run: PriorRun, domains: tuple[Domain, ...]) -> Section:

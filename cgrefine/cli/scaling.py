@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from matplotlib.figure import Figure
 
 from cgrefine import artifacts, distributed
 from cgrefine.cli.console import Console
@@ -23,6 +22,7 @@ from cgrefine.fm.devices import everywhere, mesh_of
 from cgrefine.fm.step import Matching, compiled
 from cgrefine.fm.train import never, on_host, single
 from cgrefine.report import page
+from cgrefine.report.plot import Axis, Line, Mark, Plot
 
 WARM_UPDATES = 2
 NAMES = {"strong": "the same work", "weak": "work that grows with the devices"}
@@ -106,13 +106,12 @@ def _write(folder: Path, console: Console) -> None:
     ]
     columns = ("scaling", "devices", "batches an update", "s per update", "efficiency")
     console.table(f"cgrefine scaling → {folder}", columns, table)
-    figure = _figure(result)
-    page.save_figure(folder / "scaling.png", figure)
+    plot = speeds(result)
+    page.save_plots(folder / "scaling.png", plot)
     text = "; ".join(
         f"{kind} ({NAMES[kind]}): serial share {found['serial']:.3f}" for kind, found in result.items()
     )
-    figures = (page.figure(figure),)
-    section = page.Section("Scaling of a training update", text, page.Table(columns, table), figures)
+    section = page.Section("Scaling of a training update", text, page.Table(columns, table), plots=[plot])
     page.write_page(folder / "report.html", "Scaling", [section])
 
 
@@ -122,19 +121,20 @@ def _efficiency(rows: list[dict[str, Any]], row: dict[str, Any], kind: str) -> f
     return one / row["seconds"] / (row["devices"] if kind == "strong" else 1)
 
 
-def _figure(result: dict[str, Any]) -> Figure:
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.add_subplot()
-    for kind, found in result.items():
+def speeds(result: dict[str, Any]) -> Plot:
+    """Speed over that of one device, measured and by the law through it."""
+    marks: list[Mark] = []
+    for colour, (kind, found) in enumerate(result.items()):
         rows, s = found["rows"], found["serial"]
         n = np.array([row["devices"] for row in rows], float)
         one = statistics.mean(row["seconds"] for row in rows if row["devices"] == 1)
         work = 1.0 if kind == "strong" else n
-        axes.plot(n, work * one / np.array([row["seconds"] for row in rows]), "o", label=f"{kind}, measured")
+        speed = work * one / np.array([row["seconds"] for row in rows])
+        marks.append(Line(n, speed, f"{kind}, measured", line=False, points=True, colour=colour))
         line = np.linspace(1, n.max(), 200)
         law = 1 / (s + (1 - s) / line) if kind == "strong" else line - s * (line - 1)
-        axes.plot(line, law, label=f"{'Amdahl' if kind == 'strong' else 'Gustafson'}, s = {s:.3f}")
-    axes.set(xlabel="devices", ylabel="speed over that of one device")
-    if result:
-        axes.legend()
-    return figure
+        name = f"{'Amdahl' if kind == 'strong' else 'Gustafson'}, s = {s:.3f}"
+        marks.append(Line(line, law, name, colour=colour))
+    return Plot(
+        "Speed on more devices", Axis("devices", whole=True), Axis("speed over that of one device"), marks
+    )

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from cgrefine import checkpoint, units
 from cgrefine.artifacts import Stage
 from cgrefine.cli.dynamics import description
 from cgrefine.cli.replicas import Outcome, Pack, Replica, write_outcomes
 from cgrefine.config.running import Sim
-from cgrefine.report.page import Section, Table, figure, save_figure, write_page
+from cgrefine.report.page import Section, Table, save_plots, write_page
+from cgrefine.report.plot import Axis, Band, Level, Line, Mark, Plot
 from cgrefine.sim import records
 from cgrefine.sim.audit import THERMALISED_FROM, mean_and_stderr
 from cgrefine.sim.failures import Failure, failures
@@ -226,9 +226,9 @@ def _duration_ps(cfg: Sim, run: Settings) -> float:
 def _write_report(
     stage: Stage, cfg: Sim, run: Settings, results: Sequence[Result], found: Sequence[Outcome]
 ) -> None:
-    fig = _figure(results, cfg.temperature_K)
+    plots = _plots(results, cfg.temperature_K)
     (stage.path / "figures").mkdir()
-    save_figure(stage.path / "figures" / "run.png", fig)
+    save_plots(stage.path / "figures" / "run.png", *plots)
     names = list(dict.fromkeys(o.domain for o in found))
     per_domain = []
     for name in names:
@@ -249,7 +249,7 @@ def _write_report(
     )
     columns = ("domain", "replicas", "stable", "temperature, K", "standard error, K")
     sections = [
-        Section("Run", text, Table(columns, per_domain), [figure(fig)]),
+        Section("Run", text, Table(columns, per_domain), plots=plots),
         Section(
             "Failures",
             "" if failed else "None.",
@@ -259,21 +259,24 @@ def _write_report(
     write_page(stage.path / "report.html", "Simulation", sections)
 
 
-def _figure(results: Sequence[Result], temperature_K: float) -> Figure:
-    fig = Figure(figsize=(9, 3.2), layout="constrained")
-    energy, heat = fig.subplots(1, 2)
+def _plots(results: Sequence[Result], temperature_K: float) -> list[Plot]:
+    """Potential energy and kinetic temperature of each domain: median and range of its living replicas."""
+    found: dict[str, list[Mark]] = {"potential": [], "temperature_K": []}
     for result in results:
-        names = [r.domain.name for r in result.pack.replicas]
-        series = result.series
-        for index, name in enumerate(dict.fromkeys(names)):
-            mine = np.array([n == name for n in names])
-            for axis, values in ((energy, series["potential"]), (heat, series["temperature_K"])):
-                shown = np.where(series["alive"][:, mine], values[:, mine], np.nan)
-                axis.plot(series["time_ps"], shown, color=f"C{index % 10}", linewidth=0.7, alpha=0.7)
-            energy.plot([], [], color=f"C{index % 10}", label=name)
-    heat.axhline(temperature_K, color="black", linewidth=0.8)
-    energy.set(xlabel="time, ps", ylabel="potential energy, kcal/mol")
-    heat.set(xlabel="time, ps", ylabel="kinetic temperature, K")
-    if len(energy.get_legend_handles_labels()[1]) <= 10:
-        energy.legend(fontsize=7)
-    return fig
+        names = np.array([r.domain.name for r in result.pack.replicas])
+        for name in dict.fromkeys(names.tolist()):
+            alive = result.series["alive"][:, names == name]
+            some = alive.any(axis=1)
+            time_ps = result.series["time_ps"][some]
+            for kind, marks in found.items():
+                values = np.where(alive, result.series[kind][:, names == name], np.nan)[some]
+                marks.append(Line(time_ps, np.nanmedian(values, axis=1), name))
+                marks.append(Band(time_ps, np.nanmin(values, axis=1), np.nanmax(values, axis=1)))
+    time = Axis("time, ps")
+    return [
+        Plot("Potential energy: median and range of the living replicas", time,
+             Axis("potential energy, kcal/mol"), found["potential"]),
+        Plot("Kinetic temperature: median and range of the living replicas", time,
+             Axis("kinetic temperature, K"),
+             [*found["temperature_K"], Level(temperature_K, f"set, {temperature_K:g} K")]),
+    ]  # fmt: skip

@@ -152,6 +152,19 @@ def compared(
     return {name: Compared(*(float(c[k]) for c in columns)) for k, name in enumerate(named)}
 
 
+def floor_of_entries(
+    observable: Observable, reference: Estimate, splits: int = 50, seed: int = 0
+) -> np.ndarray:
+    """Mean |half - other half| of every entry of what is compared, over the halves of `compared`.
+
+    What the noise of the reference makes of each bin or contact: NaN from a single group.
+    """
+    if len(reference.groups) < 2:
+        return np.full(np.shape(reference.mean), np.nan)
+    halves = halved(reference.groups, splits, np.random.default_rng(seed))
+    return np.mean([np.abs(observable.of_mean(a) - observable.of_mean(b)) for a, b in halves], axis=0)
+
+
 def halved(groups: np.ndarray, splits: int, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
     """Means of the two halves of the groups: each way to halve them once, or `splits` random ways."""
     g = len(groups)

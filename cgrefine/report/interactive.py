@@ -51,6 +51,8 @@ def figure(plot: Plot) -> dict[str, Any]:
     if plot.square:
         layout["yaxis"] |= {"scaleanchor": "x", "constrain": "domain"}
         layout["xaxis"] |= {"constrain": "domain"}
+    if plot.right is not None:
+        layout["yaxis2"] = _axis(plot.right, ()) | {"overlaying": "y", "side": "right", "showgrid": False}
     return {"data": traces, "layout": layout}
 
 
@@ -121,6 +123,7 @@ def _line(mark: Line, colour: str, turn: int) -> dict[str, Any]:
         | {"mode": mode, "line": {"color": colour, "width": 1.8, "dash": dash, "shape": shape}}
         | {"marker": {"color": colour, "size": 6, "symbol": symbol}}
         | {"x": numbers(mark.x), "y": numbers(mark.y)}
+        | ({"yaxis": "y2"} if mark.right else {})
         | _error(mark.error, colour)
     )
 
@@ -137,18 +140,20 @@ def _error(error: Values | tuple[Values, Values] | None, colour: str | None) -> 
 def _heat_map(mark: HeatMap) -> dict[str, Any]:
     """Logarithmic: of the decimal logarithm, with a colour bar and a hover text in the values themselves."""
     values = np.asarray(mark.values, float).T
+    scale, limits = described.colour_scale(mark), described.colour_limits(mark)
     found: dict[str, Any] = {
-        "type": "heatmap", "x": numbers(mark.x_edges), "y": numbers(mark.y_edges), "colorscale": "Viridis",
+        "type": "heatmap", "x": numbers(mark.x_edges), "y": numbers(mark.y_edges),
+        "colorscale": [[k / (len(scale) - 1), colour] for k, colour in enumerate(scale)],
         "colorbar": {"title": {"text": mark.label, "side": "right"}, "thickness": 14},
         "hovertemplate": f"%{{x}}, %{{y}}<br>{mark.label}: %{{z}}<extra></extra>",
     }  # fmt: skip
+    if limits is not None:
+        found["zmin"], found["zmax"] = np.log10(limits).tolist() if mark.log else limits
     if not mark.log:
         return found | {"z": [numbers(row) for row in values]}
     shown = np.full(values.shape, np.nan)
     np.log10(values, out=shown, where=values > 0)
-    highest = np.nanmax(shown, initial=0.0) if np.isfinite(shown).any() else 0.0
-    lowest = np.nanmin(shown, initial=highest) if np.isfinite(shown).any() else 0.0
-    ticks = list(range(math.ceil(lowest), math.floor(highest) + 1))
+    ticks = [] if limits is None else list(range(math.ceil(found["zmin"]), math.floor(found["zmax"]) + 1))
     found["colorbar"] |= {"tickvals": ticks, "ticktext": [f"10<sup>{t}</sup>" for t in ticks]}
     found["hovertemplate"] = found["hovertemplate"].replace("%{z}", "%{customdata}")
     return found | {"z": [numbers(row) for row in shown], "customdata": [numbers(row) for row in values]}

@@ -35,13 +35,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A headed part of a page: text, a table, plots, figures (data URIs from `figure`)."""
+    """A headed part of a page: text, a table, plots, figures (data URIs from `figure`).
+
+    columns: of the plots, on a wide screen; more than 1 for many that are to be seen side by side.
+    """
 
     heading: str
     text: str = ""
     table: Table | None = None
     figures: Sequence[str] = ()
     plots: Sequence[Plot] = ()
+    columns: int = 1
 
 
 def png(fig: Figure) -> bytes:
@@ -66,22 +70,23 @@ def save_figure(path: Path, fig: Figure) -> None:
     path.write_bytes(png(fig))
 
 
-def save_plots(path: Path, *plots: Plot) -> None:
-    """Write plots as one PNG file, below each other."""
-    path.write_bytes(_drawn(*plots))
+def save_plots(path: Path, *plots: Plot, columns: int = 1) -> None:
+    """Write plots as one PNG file, below each other or in columns."""
+    path.write_bytes(_drawn(*plots, columns=columns))
 
 
-@functools.lru_cache(maxsize=32)
-def _drawn(*plots: Plot) -> bytes:
+@functools.lru_cache(maxsize=128)
+def _drawn(*plots: Plot, columns: int = 1) -> bytes:
     """PNG; kept because the file and the page show the same."""
-    return png(static.figure(*plots))
+    return png(static.figure(*plots, columns=columns))
 
 
 def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
     """Write one HTML page that needs nothing beside itself; text is escaped.
 
-    Plots are drawn by plotly.js, inlined once; a PNG of each stands there until then, without script and on
-    paper. A page without plots has no script but the sorter of its tables, if any.
+    Plots are drawn by plotly.js, inlined once; a PNG of each, or of all that stand in columns together, is
+    there until then, without script and on paper. A page without plots has no script but the sorter of its
+    tables, if any.
     """
     page = _environment().get_template("page.html.j2").render(
         title=title,
@@ -101,7 +106,8 @@ def _environment() -> jinja2.Environment:
         "cell": lambda v: f"{v:.4g}" if isinstance(v, float) else str(v),
         "sort_value": sort_value,
         "numeric": numeric,
-        "image": lambda plot: data_uri(_drawn(plot)),
+        "image": lambda plot: data_uri(_drawn(plot, columns=1)),
+        "images": lambda section: data_uri(_drawn(*section.plots, columns=section.columns)),
         "plotly": lambda plot: in_script(interactive.figure(plot)),
     }
     found.globals |= {

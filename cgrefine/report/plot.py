@@ -14,6 +14,13 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#D2003C", "#0F96A5", "#3C69FF")
 deuteranopes (CIE 1976 difference of at least 25 by Machado et al., IEEE TVCG 15, 1291, 2009). The first three
 are of Okabe & Ito (2008)."""
 GREY = "#7F7F7F"
+SCALE = (
+    "#440154", "#482878", "#3E4A89", "#31688E", "#26828E",
+    "#1F9E89", "#35B779", "#6DCD59", "#B4DE2C", "#FDE725",
+)  # fmt: skip
+"""Of heat maps: ten colours of viridis, lightness rising throughout (van der Walt & Smith, 2015)."""
+SCALE_ABOUT_ZERO = ("#2166AC", "#67A9CF", "#D1E5F0", "#F7F7F7", "#FDDBC7", "#EF8A62", "#B2182B")
+"""Of differences, zero in the middle: RdBu of Harrower & Brewer, Cartogr. J. 40, 27 (2003), red above."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,7 @@ class Axis:
     """label: what and in which unit. limits: (lowest, highest) shown, in data units; None: as the marks need.
 
     whole: ticks at whole numbers only, as of epochs. names: the places 0, 1, … are categories of these names,
-    not numbers (x only).
+    not numbers.
     """
 
     label: str
@@ -36,7 +43,8 @@ class Line:
     """Points (x, y), joined (`line`), marked (`points`), or both; a step holds its value up to the next x.
 
     error: bars of ± error, or of (below, above). name: in the legend; none without. dashed: for what is only
-    compared with. colour: index in COLOURS; by default the place among the named marks of the plot.
+    compared with. colour: index in COLOURS; by default the place among the named marks of the plot. right: y
+    is that of `Plot.right`.
     """
 
     x: Values
@@ -48,6 +56,7 @@ class Line:
     step: bool = False
     dashed: bool = False
     colour: int | None = None
+    right: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +94,8 @@ class Bars:
 class HeatMap:
     """values: (n_x, n_y) on cells between x_edges (n_x + 1) and y_edges (n_y + 1); label: theirs, with unit.
 
-    NaN is blank, and so is 0 on a logarithmic scale.
+    NaN is blank, and so is 0 on a logarithmic scale. about_zero: of differences, coloured by sign, with zero
+    in the middle. limits: values of the first and the last colour, also of what lies beyond; None: as found.
     """
 
     x_edges: Values
@@ -93,6 +103,8 @@ class HeatMap:
     values: np.ndarray
     label: str
     log: bool = False
+    about_zero: bool = False
+    limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,13 +122,17 @@ Mark = Line | Histogram | Band | Bars | HeatMap | Level
 
 @dataclass(frozen=True, eq=False)
 class Plot:
-    """One pair of axes. caption: what is seen, above it. square: one unit is as long in x as in y."""
+    """One pair of axes. caption: what is seen, above it. square: one unit is as long in x as in y.
+
+    right: a second axis of y, of those lines that say so.
+    """
 
     caption: str
     x: Axis
     y: Axis
     marks: Sequence[Mark]
     square: bool = False
+    right: Axis | None = None
 
     def __post_init__(self):
         for mark in self.marks:
@@ -131,6 +147,8 @@ def _check(plot: Plot, mark: Mark) -> None:
             if mark.error is not None:
                 below, above = sides(mark.error)
                 lengths |= {"error": (max(len(below), len(above)), len(mark.x))}
+            if mark.right and plot.right is None:
+                raise ValueError(f"plot '{plot.caption}': Line '{mark.name}' needs an axis to the right")
         case Histogram():
             lengths = {"heights": (len(mark.heights), len(mark.edges) - 1)}
         case Band():
@@ -154,6 +172,28 @@ def _check(plot: Plot, mark: Mark) -> None:
 def sides(error: Values | tuple[Values, Values]) -> tuple[Values, Values]:
     """Lengths of error bars below and above."""
     return (error[0], error[1]) if isinstance(error, tuple) and np.ndim(error[0]) == 1 else (error, error)
+
+
+def colour_limits(mark: HeatMap) -> tuple[float, float] | None:
+    """Values of the first and last colour: those given, or found, alike on both sides of zero `about_zero`.
+
+    None without a value.
+    """
+    if mark.limits is not None:
+        return mark.limits
+    values = np.asarray(mark.values, float)
+    shown = values[np.isfinite(values) & ((values > 0) | (not mark.log))]
+    if not shown.size:
+        return None
+    if mark.about_zero:
+        reach = float(np.abs(shown).max())
+        return (-reach, reach) if reach > 0 else (-1.0, 1.0)
+    return float(shown.min()), float(shown.max())
+
+
+def colour_scale(mark: HeatMap) -> tuple[str, ...]:
+    """Colours at equal steps, the lowest first."""
+    return SCALE_ABOUT_ZERO if mark.about_zero else SCALE
 
 
 def colours(plot: Plot) -> list[tuple[str, int]]:

@@ -1,8 +1,10 @@
 """Plots as matplotlib figures: the PNG files of a run, and what a page shows without script and on paper."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -15,8 +17,14 @@ MANY = 3
 """Names in a legend from which on it stands beside the axes."""
 
 
-def figure(*plots: Plot) -> Figure:
-    """One panel each, below each other; captions stay with the page."""
+PANEL = (3.4, 2.7)
+"""Width and height of one of several columns, inches."""
+
+
+def figure(*plots: Plot, columns: int = 1) -> Figure:
+    """One panel each, below each other, captions left to the page; or in columns, under their captions."""
+    if columns > 1:
+        return _grid(plots, columns)
     n_names = max(len(plot.x.names or ()) for plot in plots)
     tall = sum(4.8 if plot.square else 3.6 for plot in plots) if len(plots) == 1 else 2.6 * len(plots)
     fig = Figure(figsize=(max(7.0, 0.42 * n_names + 3.0), tall), layout="constrained")
@@ -25,23 +33,62 @@ def figure(*plots: Plot) -> Figure:
     return fig
 
 
-def _draw(axes: Axes, plot: Plot) -> None:
+def _grid(plots: Sequence[Plot], columns: int) -> Figure:
+    """Small panels, row by row. Fixed margins: to have them computed takes longer than to draw all of it."""
+    columns = min(columns, len(plots))
+    rows = -(-len(plots) // columns)
+    width, height = PANEL[0] * columns, PANEL[1] * rows
+    fig = Figure(figsize=(width, height))
+    margins = {"left": 0.75 / width, "right": 1 - 0.6 / width}
+    fig.subplots_adjust(**margins, bottom=0.55 / height, top=1 - 0.35 / height, wspace=0.55, hspace=0.6)
+    known: set[str] = set()
+    for k, plot in enumerate(plots):
+        axes = fig.add_subplot(rows, columns, k + 1)
+        names = {mark.name for mark in plot.marks if not isinstance(mark, HeatMap) and mark.name}
+        _draw(axes, plot, small=True, legend=not names <= known)
+        axes.set_title(plot.caption, fontsize=8)
+        known |= names
+    for axes in fig.axes:
+        axes.tick_params(labelsize=7)
+        axes.xaxis.label.set_fontsize(8)
+        axes.yaxis.label.set_fontsize(8)
+    return fig
+
+
+def _draw(axes: Axes, plot: Plot, small: bool = False, legend: bool = True) -> None:
+    """small: one of several columns. legend: whether names are explained here."""
     bars = [mark for mark in plot.marks if isinstance(mark, Bars)]
+    right = None if plot.right is None else axes.twinx()
     for mark, (colour, turn) in zip(plot.marks, described.colours(plot), strict=True):
         if isinstance(mark, Bars):
             _bars(axes, mark, colour, bars.index(mark), len(bars))
         else:
-            _mark(axes, mark, colour, DASHES[turn % len(DASHES)])
+            place = right if right is not None and isinstance(mark, Line) and mark.right else axes
+            _mark(place, mark, colour, DASHES[turn % len(DASHES)])
     axes.set(xlabel=plot.x.label, ylabel=plot.y.label)
+    if right is not None and plot.right is not None:
+        right.set(ylabel=plot.right.label)
+        _scale(right, plot.right, "y")
     if plot.square:
         axes.set_aspect("equal")
     _scale(axes, plot.x, "x")
     _scale(axes, plot.y, "y")
-    names = axes.get_legend_handles_labels()[1]
-    if len(names) > MANY or (names and bars):
-        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    if legend:
+        _legend(axes, right, small, bool(bars))
+
+
+def _legend(axes: Axes, right: Axes | None, small: bool, bars: bool) -> None:
+    """Inside the axes where it fits, beside them otherwise."""
+    handles, names = axes.get_legend_handles_labels()
+    if right is not None:
+        more = right.get_legend_handles_labels()
+        handles, names = handles + more[0], names + more[1]
+    if small and names:
+        axes.legend(handles, names, fontsize=6)
+    elif len(names) > MANY or (names and bars):
+        axes.legend(handles, names, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     elif names:
-        axes.legend(fontsize="small")
+        axes.legend(handles, names, fontsize="small")
 
 
 def _scale(axes: Axes, axis: Axis, name: str) -> None:
@@ -53,7 +100,8 @@ def _scale(axes: Axes, axis: Axis, name: str) -> None:
         getattr(axes, f"{name}axis").set_major_locator(MaxNLocator(integer=True))
     if axis.names is not None:
         turned = 45 if len(axis.names) > 6 else 0
-        axes.set_xticks(range(len(axis.names)), list(axis.names), rotation=turned)
+        place = axes.set_xticks if name == "x" else axes.set_yticks
+        place(range(len(axis.names)), list(axis.names), rotation=turned if name == "x" else 0)
 
 
 def _mark(axes: Axes, mark: Mark, colour: str, dash: str) -> None:
@@ -100,10 +148,11 @@ def _bars(axes: Axes, mark: Bars, colour: str, place: int, of: int) -> None:
 def _heat_map(axes: Axes, mark: HeatMap) -> None:
     values = np.asarray(mark.values, float)
     shown = np.where(np.isfinite(values) & ((values > 0) | (not mark.log)), values, np.nan)
-    norm = LogNorm() if mark.log and np.isfinite(shown).any() else None
+    limits = described.colour_limits(mark) or (0.0, 1.0)
+    norm = LogNorm(*limits) if mark.log and np.isfinite(shown).any() else Normalize(*limits)
     mesh = axes.pcolormesh(
-        np.asarray(mark.x_edges, float), np.asarray(mark.y_edges, float), shown.T, norm=norm, cmap="viridis",
-        rasterized=True,
+        np.asarray(mark.x_edges, float), np.asarray(mark.y_edges, float), shown.T, norm=norm,
+        cmap=LinearSegmentedColormap.from_list("scale", described.colour_scale(mark)), rasterized=True,
     )  # fmt: skip
     assert axes.figure is not None
     axes.figure.colorbar(mesh, ax=axes, label=mark.label)

@@ -11,6 +11,7 @@ from cgrefine.artifacts import stage_folder
 from cgrefine.checkpoint import load_params
 from cgrefine.cli import observe
 from cgrefine.cli.console import Console
+from cgrefine.cli.observe_findings import native_frame
 from cgrefine.config import parse
 from cgrefine.data.store import open_dataset, write_domain, write_index
 from cgrefine.sim.trajectory import TrajectoryWriter, write_pdb
@@ -90,7 +91,7 @@ def test_floor_of_two_runs_is_the_distance_between_them(copied):
 
 def test_native_is_the_first_frame_of_the_coldest_run(copied):
     root, _ = copied
-    native = observe.native_frame(open_dataset(root / "prepare").domain("turn"))
+    native = native_frame(open_dataset(root / "prepare").domain("turn"))
     assert native == pytest.approx(RUNS[0][0], abs=0.006)
 
 

@@ -137,23 +137,3 @@ def test_rows_of_a_term_are_its_classes():
         diagnostics.bonded_terms({"terms": [entry]})["dihedral"], values, np.zeros(1)
     )
     assert u[:, 0].tolist() == list(range(400))
-
-
-def test_figures_are_drawn():
-    """Two rows of panels and an axis for the force; at most MAX_PANELS of many types."""
-    counts = marginals.counted(
-        marginals.empty(), system.topology_from_species([0] * 8), ideal_helix(8)[None], 3
-    )
-    for name in ("bond", "angle", "dihedral"):
-        fig = diagnostics.figure_of(name, FACTS, params(), counts, counts, KT)
-        assert len(fig.axes) == 3
-    assert diagnostics.sigma_figure(params()["repulsion"]["sigma"]).axes
-    everything = counts.dihedral._replace(counts=counts.dihedral.counts + 1.0)
-    entry = {"name": "dihedral", "kind": "dihedral", "form": "fourier", "classes": "type", "damping": None}
-    values = {"dihedral": {"cos": np.ones((400, 1)), "sin": np.zeros((400, 1))}}
-    band = (everything.centres, np.full((400, 360), 0.1))
-    many = diagnostics.figure_of(
-        "dihedral", {"terms": [entry]}, values, counts._replace(dihedral=everything), None, KT, band
-    )
-    assert sum(axes.get_title() != "" for axes in many.axes) == diagnostics.MAX_PANELS
-    assert many.axes[0].get_title().startswith("ALA-ALA")
