@@ -4,7 +4,8 @@ audit.json, of one force field (lengths in Å, energies in kcal/mol or kT where 
     format, verdict                 the format's number; the verdict in words
     passed                          whether every check passed
     decision                        stable, unstable or not decided: see `survival.decision`
-    replicas                        rows of replicas.csv; `place` of failures: beads, names, value, limit
+    replicas                        rows of replicas.csv; `failure` of those that failed: beads, place (their
+                                    residues), value, limit, step, in words, and the snapshot
     stable_fraction                 value, interval (Clopper-Pearson), confidence
     hazard_per_ns                   value, low, high (Garwood)
     median_survival_ps              value, lower_bound
@@ -32,7 +33,7 @@ from cgrefine.cli.audit_energy import configurational, conservation, mirror, sca
 from cgrefine.cli.audit_ensemble import Doubt, doubt
 from cgrefine.cli.audit_holes import holes
 from cgrefine.cli.audit_scans import temperatures, timesteps
-from cgrefine.cli.audit_subject import Part, Subject, place_name
+from cgrefine.cli.audit_subject import Part, Subject
 from cgrefine.cli.audit_verdict import (
     Finding,
     Verdict,
@@ -43,10 +44,10 @@ from cgrefine.cli.audit_verdict import (
     with_error,
 )
 from cgrefine.cli.console import Console
-from cgrefine.cli.dynamics import as_run
+from cgrefine.cli.dynamics import as_run, bead_steps
 from cgrefine.cli.force_field import simulated
 from cgrefine.cli.observe import reference_groups
-from cgrefine.cli.replicas import read_outcomes
+from cgrefine.cli.replicas import Outcome, read_outcomes
 from cgrefine.config.running import Audit
 from cgrefine.config.schema import Config
 from cgrefine.data.store import Domain, open_dataset
@@ -93,9 +94,8 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
         duration_ps=read_json(root / "simulate" / "metrics.json")["metrics"]["duration_ps"]["value"],
     )
     domains = subject.domains()
-    beads = sum(subject.dataset.domain(o.domain).n_beads for o in subject.found)
-    bead_steps = beads * 1000.0 * subject.duration_ps / sim.step_fs
-    _, thresholds = calibrated(references(domains, sim.temperature_K), sim.criteria, bead_steps)
+    count = bead_steps(sim, subject.starts(len(subject.found)))
+    _, thresholds = calibrated(references(domains, sim.temperature_K), sim.criteria, count)
     found = audited(subject, thresholds, cfg, console)
     record(stage.record, found)
     sections = list(found.sections)
@@ -140,7 +140,6 @@ def audited(
     loosened: the replicas were judged by the thresholds `used`, not by those `given`.
     """
     verdict = judged(subject.found, subject.duration_ps, cfg.confidence)
-    places = {id(o): subject.place(o) for o in subject.found if not o.stable}
     parts = {name: CHECKS[name](subject, cfg, console) for name in CHECKS if name in cfg.checks}
     findings = [
         survival_finding(verdict, cfg),
@@ -149,11 +148,7 @@ def audited(
         *(f for part in parts.values() for f in part.findings),
     ]
     passed = all(f.passed is not False for f in findings)
-    rows = []
-    for o in subject.found:
-        place = places.get(id(o))
-        names = None if place is None else place_name(subject.dataset.domain(o.domain), place.beads)
-        rows.append({**asdict(o), "place": None if place is None else {**place._asdict(), "names": names}})
+    rows = [{**asdict(o), "failure": failure_entry(subject, o)} for o in subject.found]
     low, high = verdict.interval
     content = {
         "format": FORMAT,
@@ -187,11 +182,22 @@ def audited(
     }  # fmt: skip
     sections = [
         *_verdict_sections(subject, verdict, findings, passed),
-        _failure_section(subject, rows),
+        _failure_section(rows),
         _criteria_section(verdict, thresholds),
         *(s for part in parts.values() for s in part.sections),
     ]
     return Audited(verdict, findings, content, sections)
+
+
+def failure_entry(subject: Subject, outcome: Outcome) -> dict[str, Any] | None:
+    """What a replica failed by, where, and its snapshot below the folder that holds the simulation's."""
+    if outcome.stable:
+        return None
+    told = subject.failures[outcome.domain, outcome.replica]
+    return {
+        "beads": told.beads, "place": "-".join(told.residues), "value": told.value, "limit": told.limit,
+        "step": told.step, "says": told.found, "snapshot": f"{subject.folder.name}/failures/{told.pdb}",
+    }  # fmt: skip
 
 
 def criteria_finding(thresholds: Sequence[Threshold], loosened: bool) -> Finding:
@@ -288,24 +294,21 @@ def _verdict_sections(
     ]
 
 
-def _failure_section(subject: Subject, rows: Sequence[dict[str, Any]]) -> Section:
+def _failure_section(rows: Sequence[dict[str, Any]]) -> Section:
     failures = [
-        (r["domain"], r["replica"], r["failed_at_ps"], r["reason"], *_where(r["place"]))
+        (
+            r["domain"], r["replica"], r["failed_at_ps"], r["reason"],
+            r["failure"]["place"] or "whole molecule", r["failure"]["says"], r["failure"]["snapshot"],
+        )
         for r in rows
-        if r["status"] != Status.OK.name
-    ]
+        if r["failure"] is not None
+    ]  # fmt: skip
+    heading = "First failure of each replica"
     if not failures:
-        return Section("First failure of each replica", "No replica failed.")
-    when = "one step before the failure" if subject.ends else "in the last saved frame before the failure"
-    columns = ("domain", "replica", "failed at, ps", "reason", "where", "distance, Å", "limit, Å")
-    return Section(
-        "First failure of each replica", f"Where: the beads nearest to the limit, {when}.",
-        Table(columns, failures),
-    )  # fmt: skip
-
-
-def _where(place: dict[str, Any] | None) -> tuple[object, ...]:
-    return ("–", "–", "–") if place is None else (place["names"], place["value"], place["limit"])
+        return Section(heading, "No replica failed.")
+    text = "Snapshots: up to five saved frames before the failure, then the state that failed."
+    columns = ("domain", "replica", "failed at, ps", "reason", "where", "found", "snapshot")
+    return Section(heading, text, Table(columns, failures))
 
 
 def _criteria_section(verdict: Verdict, thresholds: Sequence[Threshold]) -> Section:

@@ -68,10 +68,10 @@ def temperatures(subject: Subject, cfg: Audit, console: Console) -> Part:
 
 
 def _part(run: Trial, own: slice) -> Trial:
-    """Some of the replicas of a trial, without positions."""
+    """Some of the replicas of a trial."""
     return Trial(
         run.length_ps, run.time_ps[own], run.status[own], run.frame_ps, run.temperature_K[:, own],
-        run.potential[:, own], run.alive[:, own], np.zeros((0, 3)),
+        run.potential[:, own], run.alive[:, own],
     )  # fmt: skip
 
 

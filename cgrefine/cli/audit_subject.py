@@ -1,7 +1,8 @@
 """What is audited: a force field, the reference, and a simulation with its trajectories."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,19 @@ from cgrefine import units
 from cgrefine.cli.audit_verdict import Finding
 from cgrefine.cli.console import Console
 from cgrefine.cli.dynamics import integrator
+from cgrefine.cli.failures import Told, read_failures
 from cgrefine.cli.observe import reference_groups
 from cgrefine.cli.replicas import Outcome, Replica
 from cgrefine.cli.simulate import packed
 from cgrefine.config.running import Sim
 from cgrefine.data.store import Dataset, Domain
+from cgrefine.errors import InputError
 from cgrefine.interop.opened import Modelled
 from cgrefine.report.page import Section
 from cgrefine.residues import RESIDUES
-from cgrefine.sim.rollout import Chunk, rollout, settings
+from cgrefine.sim.rollout import rollout, settings
 from cgrefine.sim.trajectory import read_frames
-from cgrefine.sim.trial import Place, Trial, failing_place, trial
-from cgrefine.status import Status
+from cgrefine.sim.trial import Trial, trial
 
 TRIAL_FRAMES = 20
 """Frames of a short run."""
@@ -31,11 +33,7 @@ TRIAL_FRAMES = 20
 
 @dataclass(frozen=True)
 class Subject:
-    """folder: has trajectories/ and topology/ of `found`. sim: how they were run, with the criteria used.
-
-    ends: positions (n, 3) of failed replicas one step before failure, by (domain, replica), where they are
-    known; else the last saved frame stands for them.
-    """
+    """folder: what `simulate` wrote of `found`. sim: how they were run, with the criteria used."""
 
     force_field: Modelled
     dataset: Dataset
@@ -43,7 +41,6 @@ class Subject:
     folder: Path
     found: Sequence[Outcome]
     duration_ps: float
-    ends: Mapping[tuple[str, int], np.ndarray] = field(default_factory=dict)
 
     def frames(self, outcome: Outcome) -> np.ndarray:
         """Saved frames (f, n, 3) Å of one replica, the start first."""
@@ -79,20 +76,37 @@ class Subject:
         console: Console,
         label: str,
     ) -> Trial:
-        """A short run of replicas at a temperature each."""
+        """A short run of replicas at a temperature each; the noise is that of `simulate`."""
+        model, sim = self.force_field.model, self.sim
+        system, limits = packed(replicas, sim)
         interval = max(duration_ps / TRIAL_FRAMES, timestep_fs / 1000.0)
-        return dynamics(
-            self.force_field, replicas, temperatures_K, self.sim, timestep_fs, duration_ps, interval, console,
-            label,
-        )  # fmt: skip
+        dt, length = units.from_fs(timestep_fs), units.from_fs(1000.0 * duration_ps)
+        run = settings(length, units.from_fs(1000.0 * interval), dt, model.cutoff_A)
+        chunks = rollout(
+            model,
+            self.force_field.params,
+            system,
+            np.concatenate([r.start for r in replicas]).astype(np.float32),
+            (units.KB * temperatures_K).astype(np.float32),
+            jax.random.fold_in(jax.random.key(sim.seed), 0),
+            integrator(sim.model_copy(update={"timestep_fs": timestep_fs})),
+            run,
+            limits,
+        )
+        tracked = console.track(chunks, total=run.n_frames // run.chunk_frames, label=label)
+        return trial(tracked, run.n_frames * run.stride * timestep_fs / 1000.0, timestep_fs / 1000.0)
 
-    def place(self, outcome: Outcome) -> Place | None:
-        """Where a failed replica broke its criterion, as far as distances tell."""
-        end = self.ends.get((outcome.domain, outcome.replica))
-        x = self.frames(outcome)[-1] if end is None else end
-        replica = Replica(self.dataset.domain(outcome.domain), outcome.replica, x)
-        system, limits = packed([replica], self.sim)
-        return failing_place(Status[outcome.status], limits, x, system, 0)
+    @cached_property
+    def failures(self) -> dict[tuple[str, int], Told]:
+        """Each failure by domain and replica. Raises InputError when one was not written down."""
+        told = read_failures(self.folder)
+        for o in self.found:
+            if not o.stable and (o.domain, o.replica) not in told:
+                raise InputError(
+                    f"{self.folder}: replica {o.replica} of {o.domain} failed, and failures/failures.csv "
+                    "does not say how; run `cgrefine simulate` again, with --force"
+                )
+        return told
 
 
 @dataclass(frozen=True)
@@ -102,44 +116,6 @@ class Part:
     findings: Sequence[Finding]
     content: Mapping[str, Any]
     sections: Sequence[Section]
-
-
-def dynamics(
-    force_field: Modelled,
-    replicas: Sequence[Replica],
-    temperatures_K: np.ndarray,
-    sim: Sim,
-    timestep_fs: float,
-    duration_ps: float,
-    save_every_ps: float,
-    console: Console,
-    label: str,
-    sink: Callable[[Chunk], None] | None = None,
-    pack_index: int = 0,
-) -> Trial:
-    """Dynamics of one pack of replicas at a temperature each; the noise is that of `simulate`."""
-    system, limits = packed(replicas, sim)
-    dt = units.from_fs(timestep_fs)
-    run = settings(
-        units.from_fs(1000.0 * duration_ps),
-        units.from_fs(1000.0 * save_every_ps),
-        dt,
-        force_field.model.cutoff_A,
-    )
-    chunks = rollout(
-        force_field.model,
-        force_field.params,
-        system,
-        np.concatenate([r.start for r in replicas]).astype(np.float32),
-        (units.KB * temperatures_K).astype(np.float32),
-        jax.random.fold_in(jax.random.key(sim.seed), pack_index),
-        integrator(sim.model_copy(update={"timestep_fs": timestep_fs})),
-        run,
-        limits,
-    )
-    length = run.n_frames * run.stride * timestep_fs / 1000.0
-    tracked = console.track(chunks, total=run.n_frames // run.chunk_frames, label=label)
-    return trial(tracked, length, timestep_fs / 1000.0, sink)
 
 
 def spread(rows: np.ndarray, count: int) -> np.ndarray:

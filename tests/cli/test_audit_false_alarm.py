@@ -81,11 +81,17 @@ def dynamics(kelvin: float, length_ps: float, step_fs: float) -> tuple[Trial, np
     run = settings(units.from_fs(1000 * length_ps), units.from_fs(500.0), dt, planted.REACH_A)
     kT = np.full(count, units.thermal_energy(kelvin), np.float32)
     saved = []
-    chunks = rollout(
+    steps = rollout(
         planted.MODEL, planted.params(N, {}), system, start, kT, jax.random.key(1),
         Langevin(dt, units.from_per_ps(5.0)), run, limits,
     )  # fmt: skip
-    result = trial(chunks, length_ps, step_fs / 1000, lambda chunk: saved.append(chunk.positions))
+
+    def watched():
+        for chunk in steps:
+            saved.append(chunk.positions)
+            yield chunk
+
+    result = trial(watched(), length_ps, step_fs / 1000)
     return result, np.concatenate(saved).reshape(-1, count, N, 3)
 
 
