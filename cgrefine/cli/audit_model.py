@@ -7,17 +7,19 @@ a run: trajectories/, topology/, failures/, log.csv and replicas.csv. All models
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cgrefine import artifacts
 from cgrefine.artifacts import SCRATCH, Stage, file_hash, write_json
-from cgrefine.cli.audit import FORMAT, Audited, audited, record, references, survival_figure
+from cgrefine.cli.audit import FORMAT, Audited, audited, record, references, warn, write_figures
+from cgrefine.cli.audit_plots import survival_plots
 from cgrefine.cli.audit_subject import Subject
 from cgrefine.cli.audit_verdict import Verdict
 from cgrefine.cli.console import Console
 from cgrefine.cli.dynamics import bead_steps, resolved, scaled
-from cgrefine.cli.force_field import identity, opened, refuse_other_lengths
+from cgrefine.cli.force_field import identity, members_of, opened, refuse_other_lengths
 from cgrefine.cli.replicas import Replica
 from cgrefine.cli.simulate import assigned, chosen_domains, run_packs, run_settings
 from cgrefine.cli.simulate_results import duration_ps, write_runs
@@ -27,7 +29,7 @@ from cgrefine.config.schema import Config
 from cgrefine.data.store import Dataset, open_dataset
 from cgrefine.errors import InputError
 from cgrefine.interop.opened import Modelled
-from cgrefine.report.page import Section, Table, figure, save_figure, write_page
+from cgrefine.report.page import Section, Table, write_page
 from cgrefine.sim import survival
 from cgrefine.sim.calibration import calibrated
 from cgrefine.versions import refuse_miscompiling
@@ -96,25 +98,26 @@ def _build(stage: Stage, models: Sequence[str], dataset: Dataset, config: Config
     for index, name in enumerate(models):
         folder = stage.path / f"model{index}"
         console.say(f"{name}: {len(replicas)} replicas over {sim.duration_ps:g} ps")
-        subject = simulated(force_fields[name], dataset, replicas, sim, folder, console)
+        members = members_of(Path(name))
+        subject = simulated(force_fields[name], dataset, replicas, sim, folder, console, members)
         found[name] = audited(subject, thresholds, cfg, console, loosened=cfg.calibrate)
         record(stage.record, found[name], "" if len(models) == 1 else f"model{index}.")
         console.result(f"{name}: {found[name].verdict.sentence}")
+        warn(found[name].findings, console, f"{name}: ")
     verdicts = {name: one.verdict for name, one in found.items()}
-    (stage.path / "figures").mkdir()
-    fig = survival_figure(verdicts)
-    save_figure(stage.path / "figures" / "survival.png", fig)
     if len(models) == 1:
         (one,) = found.values()
+        write_figures(stage.path, {"": one.verdict})
         write_json(stage.path / "audit.json", one.content)
         write_page(stage.path / "report.html", f"Stability audit of {models[0]}", one.sections)
         return
+    write_figures(stage.path, verdicts)
     told = comparison(verdicts)
     content = {"format": FORMAT, "models": {n: one.content for n, one in found.items()}, "comparison": told}
     write_json(stage.path / "audit.json", content)
-    sections = [_comparison_section(found, told, figure(fig))]
+    sections = [_comparison_section(found, told)]
     for name, one in found.items():
-        sections += [Section(f"{name}: {s.heading}", s.text, s.table, s.figures) for s in one.sections]
+        sections += [replace(s, heading=f"{name}: {s.heading}") for s in one.sections]
     write_page(stage.path / "report.html", "Stability audit", sections)
 
 
@@ -125,6 +128,7 @@ def simulated(
     sim: Sim,
     folder: Path,
     console: Console,
+    members: Path | None,
 ) -> Subject:
     """Run the replicas as `simulate` does, and write what it writes below `folder`."""
     scratch = folder / SCRATCH
@@ -133,7 +137,7 @@ def simulated(
     whole = run_packs(replicas, force_field, sim, run, scratch, console, lambda: None)
     _, found = write_runs(folder, sim, run, whole)
     shutil.rmtree(scratch)
-    return Subject(force_field, dataset, sim, folder, found, duration_ps(sim, run))
+    return Subject(force_field, dataset, sim, folder, found, duration_ps(sim, run), members)
 
 
 def comparison(verdicts: dict[str, Verdict]) -> dict[str, Any]:
@@ -156,7 +160,7 @@ def comparison(verdicts: dict[str, Verdict]) -> dict[str, Any]:
     }
 
 
-def _comparison_section(found: dict[str, Audited], told: dict[str, Any], curves: str) -> Section:
+def _comparison_section(found: dict[str, Audited], told: dict[str, Any]) -> Section:
     rows = []
     for name, one in found.items():
         v, tests = one.verdict, told["against_first"].get(name)
@@ -180,4 +184,5 @@ def _comparison_section(found: dict[str, Audited], told: dict[str, Any], curves:
         "(log-rank), which replicas failed (McNemar, exact), and which lived longer from the same start "
         "(sign test). They are not corrected for the number of force fields."
     )
-    return Section("Comparison", text, Table(columns, rows), [curves])
+    plots = survival_plots({name: one.verdict for name, one in found.items()})
+    return Section("Comparison", text, Table(columns, rows), plots=plots[:1])

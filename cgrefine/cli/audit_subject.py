@@ -23,17 +23,21 @@ from cgrefine.errors import InputError
 from cgrefine.interop.opened import Modelled
 from cgrefine.report.page import Section
 from cgrefine.residues import RESIDUES
-from cgrefine.sim.rollout import rollout, settings
+from cgrefine.sim.evaluation import Room, room
+from cgrefine.sim.rollout import rollout, short_settings
 from cgrefine.sim.trajectory import read_frames
 from cgrefine.sim.trial import Trial, trial
 
-TRIAL_FRAMES = 20
-"""Frames of a short run."""
+ROOM_FRAMES = 50
+"""Reference frames of a domain whose edges tell how many there is to be room for."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """folder: what `simulate` wrote of `found`. sim: how they were run, with the criteria used."""
+    """folder: what `simulate` wrote of `found`. sim: how they were run, with the criteria used.
+
+    members: of the ensemble that the force field is the best of, a folder each; None where none were kept.
+    """
 
     force_field: Modelled
     dataset: Dataset
@@ -41,6 +45,7 @@ class Subject:
     folder: Path
     found: Sequence[Outcome]
     duration_ps: float
+    members: Path | None = None
 
     def frames(self, outcome: Outcome) -> np.ndarray:
         """Saved frames (f, n, 3) Å of one replica, the start first."""
@@ -57,44 +62,57 @@ class Subject:
         x = np.concatenate(reference_groups(domain, self.sim.temperature_K)[1])
         return spread(x, count)
 
+    @cached_property
+    def room(self) -> Room:
+        """One room for the frames of all domains, so that their evaluations share a compilation."""
+        known = [(d.topology, self.reference(d, ROOM_FRAMES)) for d in self.domains()]
+        return room(known, self.force_field.model.cutoff_A)
+
     def starts(self, count: int) -> list[Replica]:
-        """The starts of `count` replicas, going round the domains (fewer when there are fewer)."""
-        turn: dict[str, int] = {}
-        ranked = []
-        for order, o in enumerate(self.found):
-            turn[o.domain] = turn.get(o.domain, -1) + 1
-            ranked.append((turn[o.domain], order, o))
-        chosen = [o for _, _, o in sorted(ranked, key=lambda r: r[:2])[:count]]
-        return [Replica(self.dataset.domain(o.domain), o.replica, self.frames(o)[0]) for o in chosen]
+        """Starts of short runs, going round the domains: last frames, first ones of replicas that failed."""
+        return [self._start(o) for o in _in_turn(self.found)[:count]]
+
+    def thermal(self, count: int) -> list[Replica]:
+        """The same, replicas that did not fail first: those of `starts` when none did."""
+        ranked = sorted(_in_turn(self.found), key=lambda o: not o.stable)
+        return [self._start(o) for o in ranked[:count]]
+
+    def _start(self, outcome: Outcome) -> Replica:
+        frames = self.frames(outcome)
+        start = frames[-1] if outcome.stable else frames[0]
+        return Replica(self.dataset.domain(outcome.domain), outcome.replica, start)
 
     def lived(
         self,
         replicas: Sequence[Replica],
-        temperatures_K: np.ndarray,
+        temperature_K: float,
         timestep_fs: float,
         duration_ps: float,
         console: Console,
         label: str,
     ) -> Trial:
-        """A short run of replicas at a temperature each; the noise is that of `simulate`."""
+        """A short run, the noise being that of `simulate`.
+
+        In float64 and in chunks of one size: all short runs of as many replicas are one compiled program.
+        """
         model, sim = self.force_field.model, self.sim
         system, limits = packed(replicas, sim)
-        interval = max(duration_ps / TRIAL_FRAMES, timestep_fs / 1000.0)
         dt, length = units.from_fs(timestep_fs), units.from_fs(1000.0 * duration_ps)
-        run = settings(length, units.from_fs(1000.0 * interval), dt, model.cutoff_A)
-        chunks = rollout(
-            model,
-            self.force_field.params,
-            system,
-            np.concatenate([r.start for r in replicas]).astype(np.float32),
-            (units.KB * temperatures_K).astype(np.float32),
-            jax.random.fold_in(jax.random.key(sim.seed), 0),
-            integrator(sim.model_copy(update={"timestep_fs": timestep_fs})),
-            run,
-            limits,
-        )
-        tracked = console.track(chunks, total=run.n_frames // run.chunk_frames, label=label)
-        return trial(tracked, run.n_frames * run.stride * timestep_fs / 1000.0, timestep_fs / 1000.0)
+        run = short_settings(length, dt, model.cutoff_A)
+        with jax.enable_x64(True):
+            chunks = rollout(
+                model,
+                self.force_field.params,
+                system,
+                np.concatenate([r.start for r in replicas]).astype(np.float64),
+                np.full(len(replicas), units.thermal_energy(temperature_K)),
+                jax.random.fold_in(jax.random.key(sim.seed), 0),
+                integrator(sim.model_copy(update={"timestep_fs": timestep_fs})),
+                run,
+                limits,
+            )
+            tracked = console.track(chunks, total=run.n_frames // run.chunk_frames, label=label)
+            return trial(tracked, run.n_frames * run.stride * timestep_fs / 1000.0, timestep_fs / 1000.0)
 
     @cached_property
     def failures(self) -> dict[tuple[str, int], Told]:
@@ -116,6 +134,16 @@ class Part:
     findings: Sequence[Finding]
     content: Mapping[str, Any]
     sections: Sequence[Section]
+
+
+def _in_turn(found: Sequence[Outcome]) -> list[Outcome]:
+    """The first replica of each domain, then the second of each, and so on."""
+    turn: dict[str, int] = {}
+    ranked = []
+    for o in found:
+        turn[o.domain] = turn.get(o.domain, -1) + 1
+        ranked.append((turn[o.domain], o))
+    return [o for _, o in sorted(ranked, key=lambda r: r[0])]
 
 
 def spread(rows: np.ndarray, count: int) -> np.ndarray:

@@ -31,6 +31,9 @@ from cgrefine.system import System
 CAPACITY_STEP = 256
 """Edge buffers are multiples of this, so that similar runs share one compilation."""
 
+SHORT_STRIDE, SHORT_CHUNK = 10, 10
+"""Steps of a frame and frames of a chunk of short runs."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -178,6 +181,12 @@ def settings(
     return Settings(n_frames, stride, chunk, cutoff_A, check_every=look)
 
 
+def short_settings(duration: float, dt: float, cutoff_A: float) -> Settings:
+    """At least that long, both in one unit, in chunks that are the same for all: they share a compilation."""
+    chunks = math.ceil(duration / (SHORT_STRIDE * SHORT_CHUNK * dt) - 1e-9)
+    return Settings(max(1, chunks) * SHORT_CHUNK, SHORT_STRIDE, SHORT_CHUNK, cutoff_A)
+
+
 def _largest_divisor(number: int, limit: int) -> int:
     return max(d for d in range(1, min(limit, number) + 1) if number % d == 0)
 
@@ -199,7 +208,8 @@ def rollout(
 
     kT: thermal energy of each graph, kcal/mol. The computation is in the dtype of `positions`: parameters,
     masses and limits are brought to it.
-    The same bead_energies, integrator, stride and chunk compile once, whatever the parameters and kT.
+    The same bead_energies, kind of integrator, stride and chunk compile once, whatever the parameters, kT and
+    the integrator's numbers.
     fast: forces of the same energy, used between frames; each frame's own energy is that of bead_energies.
     With it a failure is seen, and its replica frozen, every run.check_every steps.
     resume: the named leaves of a snapshot of the same run, which goes on with the chunk after it.
@@ -217,10 +227,12 @@ def rollout(
     capacity = _rounded(run.headroom * _edge_count(np.asarray(positions), pairs, run.cutoff_A), pairs)
     kT_bead = jnp.where(system.bead_mask, jnp.asarray(kT, x.dtype)[system.graph_id], 0.0)
     start_key, step_key = jax.random.split(key)
-    fixed = (bead_energies, integrator, run.cutoff_A)
+    leaves, kind = jax.tree.flatten(integrator)
+    numbers = [jnp.asarray(leaf, x.dtype) for leaf in leaves]
+    fixed = (bead_energies, kind, run.cutoff_A)
     lengths = (run.stride // run.check_every, run.chunk_frames, run.check_every)
     forces, chain = (None, ()) if fast is None else (fast.forces, in_dtype(fast.chain, x.dtype))
-    begin = (forces, params, start_key, x, packed, pairs, kT_bead, limits, chain)
+    begin = (forces, numbers, params, start_key, x, packed, pairs, kT_bead, limits, chain)
     if resume is None:
         progress, regrown, done = _start(*fixed, capacity, *begin), 0, 0
         while bool(progress.state.at.overflow):
@@ -234,6 +246,7 @@ def rollout(
             capacity,
             *lengths,
             forces,
+            numbers,
             params,
             step_key,
             progress,
@@ -247,7 +260,7 @@ def rollout(
             capacity, regrown = _rounded(1.5 * capacity, pairs), regrown + 1
             continue
         progress, done = after, done + run.chunk_frames
-        yield _to_host(progress, frames, done, run, integrator.dt, regrown, capacity)
+        yield _to_host(progress, frames, done, run, float(integrator.dt), regrown, capacity)
 
 
 def _resumed(resume: Mapping[str, np.ndarray], progress: Any) -> tuple[Progress, int, int, int]:
@@ -321,10 +334,11 @@ def _rows(columns: Array) -> Array:
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), compiler_options=ONCE)
 def _start(
     bead_energies,
-    integrator,
+    kind,
     cutoff_A,
     capacity,
     forces,
+    numbers,
     params,
     key,
     x,
@@ -334,6 +348,7 @@ def _start(
     limits,
     chain,
 ) -> Progress:
+    integrator = jax.tree.unflatten(kind, numbers)
     evaluate = _evaluator(bead_energies, cutoff_A, capacity, system, pairs, forces, chain)
     n_graphs = system.graph_mask.shape[0]
     graphs = packed_graphs(jnp.asarray(system.graph_id), n_graphs)
@@ -350,13 +365,14 @@ def _start(
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5, 6, 7))
 def _advance(
     bead_energies,
-    integrator,
+    kind,
     cutoff_A,
     capacity,
     looks,
     chunk_frames,
     check_every,
     forces,
+    numbers,
     params,
     key,
     progress,
@@ -370,6 +386,7 @@ def _advance(
 
     The key of a step is fold_in(key, step), so a chunk run again repeats its noise.
     """
+    integrator = jax.tree.unflatten(kind, numbers)
     evaluate = _evaluator(bead_energies, cutoff_A, capacity, system, pairs, None, chain)
 
     def edge_step(before: Progress) -> State:
