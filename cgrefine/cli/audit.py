@@ -4,7 +4,8 @@ audit.json, of one force field (lengths in Å, energies in kcal/mol or kT where 
     format, verdict                 the format's number; the verdict in words
     passed                          whether every check passed
     decision                        stable, unstable or not decided: see `survival.decision`
-    replicas                        rows of replicas.csv; `place` of failures: beads, names, value, limit
+    replicas                        rows of replicas.csv; `failure` of those that failed: beads, place (their
+                                    residues), value, limit, step, in words, and the snapshot
     stable_fraction                 value, interval (Clopper-Pearson), confidence
     hazard_per_ns                   value, low, high (Garwood)
     median_survival_ps              value, lower_bound
@@ -12,10 +13,11 @@ audit.json, of one force field (lengths in Å, energies in kcal/mol or kT where 
     criteria                        by status: failures, survival (the others censored), incidence, hazard
     thresholds                      criteria as given, as the reference has them, as used
     temperature_K                   kinetic: value, stderr
-    checks                          by name: value, stderr, limit, unit, passed (null: a statement), says
+    checks                          by name: value, stderr, limit, unit, passed (null: a statement), says,
+                                    warning (a statement that asks to be looked at)
     constant_energy, scaling, timesteps, temperatures, configurational, holes, mirror
                                     numbers of each check that was made (`conservation` is constant_energy)
-    ensemble                        disagreement of the members of an ensemble, where there is one
+    ensemble                        disagreement of the members of an ensemble; empty without members
 With several force fields: format, models (by name, each as above) and comparison.
 """
 
@@ -25,14 +27,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from cgrefine.artifacts import Record, Stage, read_json, write_json
 from cgrefine.cli.audit_energy import configurational, conservation, mirror, scaling
-from cgrefine.cli.audit_ensemble import Doubt, doubt
+from cgrefine.cli.audit_ensemble import disagreement
 from cgrefine.cli.audit_holes import holes
+from cgrefine.cli.audit_plots import survival_plots
 from cgrefine.cli.audit_scans import temperatures, timesteps
-from cgrefine.cli.audit_subject import Part, Subject, place_name
+from cgrefine.cli.audit_subject import Part, Subject
 from cgrefine.cli.audit_verdict import (
     Finding,
     Verdict,
@@ -40,17 +42,16 @@ from cgrefine.cli.audit_verdict import (
     judged,
     survival_finding,
     temperature_finding,
-    with_error,
 )
 from cgrefine.cli.console import Console
-from cgrefine.cli.dynamics import as_run
-from cgrefine.cli.force_field import simulated
+from cgrefine.cli.dynamics import as_run, bead_steps
+from cgrefine.cli.force_field import members_of, simulated, simulated_path
 from cgrefine.cli.observe import reference_groups
-from cgrefine.cli.replicas import read_outcomes
+from cgrefine.cli.replicas import Outcome, read_outcomes
 from cgrefine.config.running import Audit
 from cgrefine.config.schema import Config
 from cgrefine.data.store import Domain, open_dataset
-from cgrefine.report.page import Section, Table, figure, save_figure, write_page
+from cgrefine.report.page import Section, Table, save_plots, write_page
 from cgrefine.sim.calibration import Reference, Threshold, calibrated
 from cgrefine.status import REASONS, Status
 
@@ -91,29 +92,17 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
         folder=root / "simulate",
         found=read_outcomes(root / "simulate" / "replicas.csv"),
         duration_ps=read_json(root / "simulate" / "metrics.json")["metrics"]["duration_ps"]["value"],
+        members=members_of(simulated_path(root)),
     )
     domains = subject.domains()
-    beads = sum(subject.dataset.domain(o.domain).n_beads for o in subject.found)
-    bead_steps = beads * 1000.0 * subject.duration_ps / sim.step_fs
-    _, thresholds = calibrated(references(domains, sim.temperature_K), sim.criteria, bead_steps)
+    count = bead_steps(sim, subject.starts(len(subject.found)))
+    _, thresholds = calibrated(references(domains, sim.temperature_K), sim.criteria, count)
     found = audited(subject, thresholds, cfg, console)
     record(stage.record, found)
-    sections = list(found.sections)
-    doubtful = doubt(root, subject.found, sim.temperature_K)
-    if doubtful is not None:
-        stage.record.metric("disagreement_ratio", doubtful.ratio)
-        found.content["ensemble"] = {
-            "ratio": doubtful.ratio,
-            "frames": doubtful.frames,
-            "validation_kcal_mol_A": doubtful.validation._asdict(),
-            "simulated_kcal_mol_A": doubtful.simulated._asdict(),
-        }
-        sections.append(_ensemble_section(doubtful, cfg))
-        if doubtful.ratio > cfg.max_disagreement_ratio:
-            console.result(f"warning: {sections[-1].text}")
+    warn(found.findings, console)
     write_json(stage.path / "audit.json", found.content)
-    write_figures(stage.path, found.verdict)
-    write_page(stage.path / "report.html", "Stability audit", sections)
+    write_figures(stage.path, {"": found.verdict})
+    write_page(stage.path / "report.html", "Stability audit", found.sections)
     console.say(found.verdict.sentence)
 
 
@@ -140,20 +129,16 @@ def audited(
     loosened: the replicas were judged by the thresholds `used`, not by those `given`.
     """
     verdict = judged(subject.found, subject.duration_ps, cfg.confidence)
-    places = {id(o): subject.place(o) for o in subject.found if not o.stable}
     parts = {name: CHECKS[name](subject, cfg, console) for name in CHECKS if name in cfg.checks}
+    parts["ensemble"] = disagreement(subject, cfg, console)
     findings = [
         survival_finding(verdict, cfg),
-        temperature_finding(verdict, subject.sim.temperature_K, cfg),
+        temperature_finding(verdict, subject.sim, cfg),
         criteria_finding(thresholds, loosened),
         *(f for part in parts.values() for f in part.findings),
     ]
     passed = all(f.passed is not False for f in findings)
-    rows = []
-    for o in subject.found:
-        place = places.get(id(o))
-        names = None if place is None else place_name(subject.dataset.domain(o.domain), place.beads)
-        rows.append({**asdict(o), "place": None if place is None else {**place._asdict(), "names": names}})
+    rows = [{**asdict(o), "failure": failure_entry(subject, o)} for o in subject.found]
     low, high = verdict.interval
     content = {
         "format": FORMAT,
@@ -186,12 +171,23 @@ def audited(
         **{ENTRY.get(name, name): dict(part.content) for name, part in parts.items()},
     }  # fmt: skip
     sections = [
-        *_verdict_sections(subject, verdict, findings, passed),
-        _failure_section(subject, rows),
+        *_verdict_sections(subject, verdict, findings, passed, cfg.confidence),
+        _failure_section(rows),
         _criteria_section(verdict, thresholds),
         *(s for part in parts.values() for s in part.sections),
     ]
     return Audited(verdict, findings, content, sections)
+
+
+def failure_entry(subject: Subject, outcome: Outcome) -> dict[str, Any] | None:
+    """What a replica failed by, where, and its snapshot below the folder that holds the simulation's."""
+    if outcome.stable:
+        return None
+    told = subject.failures[outcome.domain, outcome.replica]
+    return {
+        "beads": told.beads, "place": "-".join(told.residues), "value": told.value, "limit": told.limit,
+        "step": told.step, "says": told.found, "snapshot": f"{subject.folder.name}/failures/{told.pdb}",
+    }  # fmt: skip
 
 
 def criteria_finding(thresholds: Sequence[Threshold], loosened: bool) -> Finding:
@@ -233,79 +229,61 @@ def record(into: Record, found: Audited, prefix: str = "") -> None:
             into.check(f"{prefix}{f.name}", f.passed, f.value, 0.0 if f.limit is None else f.limit)
 
 
-def write_figures(folder: Path, verdict: Verdict) -> None:
-    """figures/survival.png."""
+def warn(findings: Sequence[Finding], console: Console, prefix: str = "") -> None:
+    """Say what asks to be looked at."""
+    for f in findings:
+        if f.warning:
+            console.result(f"warning: {prefix}{f.name}: {f.says}")
+
+
+def write_figures(folder: Path, verdicts: dict[str, Verdict]) -> None:
+    """figures/survival.png: the plots of survival on the page."""
     (folder / "figures").mkdir()
-    save_figure(folder / "figures" / "survival.png", survival_figure({"": verdict}))
-
-
-def survival_figure(verdicts: dict[str, Verdict]) -> Figure:
-    """Kaplan-Meier curves with their pointwise intervals, and the exact interval at the end."""
-    fig = Figure(figsize=(5, 3), layout="constrained")
-    ax = fig.add_subplot()
-    for index, (name, verdict) in enumerate(verdicts.items()):
-        curve, end, colour = verdict.survival, verdict.duration_ps, f"C{index % 10}"
-        times = np.r_[0.0, curve.times_ps, max(end, *curve.times_ps, 0.0)]
-        fraction, low, high = (np.r_[1.0, v, v[-1:]] for v in (curve.surviving, curve.low, curve.high))
-        if len(fraction) == 1:
-            fraction = low = high = np.ones(2)
-        ax.step(times, fraction, where="post", color=colour, label=name)
-        ax.fill_between(times, low, high, step="post", color=colour, alpha=0.2)
-        ax.errorbar(
-            [end * (1.0 + 0.01 * index)], [fraction[-1]], [[max(fraction[-1] - verdict.interval[0], 0.0)],
-            [max(verdict.interval[1] - fraction[-1], 0.0)]], fmt="o", capsize=3, color=colour,
-        )  # fmt: skip
-    ax.set(xlabel="time, ps", ylabel="surviving fraction", ylim=(-0.02, 1.05))
-    if len(verdicts) > 1:
-        ax.legend(fontsize=7)
-    return fig
+    save_plots(folder / "figures" / "survival.png", *survival_plots(verdicts))
 
 
 def _verdict_sections(
-    subject: Subject, verdict: Verdict, findings: Sequence[Finding], passed: bool
+    subject: Subject, verdict: Verdict, findings: Sequence[Finding], passed: bool, confidence: float
 ) -> list[Section]:
     bound = "" if verdict.median.reached else "at least "
     rate = verdict.hazard_per_ns
     text = (
         f"{'PASSED' if passed else 'FAILED'}. {verdict.sentence}. Median survival {bound}"
         f"{verdict.median.value_ps:g} ps (Kaplan-Meier, replicas alive at the end censored); hazard "
-        f"{rate.value:.3g} per ns (exact Poisson interval {rate.low:.3g} to {rate.high:.3g}). Kinetic "
-        f"temperature {with_error(verdict.temperature)} K over replicas, later half of the run. Nothing is "
-        f"said of longer times than {subject.duration_ps:g} ps."
+        f"{rate.value:.3g} per ns (exact Poisson interval {rate.low:.3g} to {rate.high:.3g}). Nothing is "
+        f"said of longer times than {subject.duration_ps:g} ps. Bands are pointwise intervals of "
+        f"{100 * confidence:g} %, the bar at the end the exact one."
     )
     word = {True: "passed", False: "FAILED", None: "statement"}
     rows = [
         (
-            f.name, word[f.passed], *("–" if v is None else float(v) for v in (f.value, f.stderr, f.limit)),
-            f.unit, f.says,
+            f.name, "warning" if f.warning else word[f.passed],
+            *("–" if v is None else float(v) for v in (f.value, f.stderr, f.limit)), f.unit, f.says,
         )
         for f in findings
     ]  # fmt: skip
     columns = ("check", "outcome", "value", "standard error", "limit", "unit", "in words")
     return [
-        Section("Verdict", text, figures=[figure(survival_figure({"": verdict}))]),
+        Section("Verdict", text, plots=survival_plots({"": verdict})),
         Section("Checks", "", Table(columns, rows)),
     ]
 
 
-def _failure_section(subject: Subject, rows: Sequence[dict[str, Any]]) -> Section:
+def _failure_section(rows: Sequence[dict[str, Any]]) -> Section:
     failures = [
-        (r["domain"], r["replica"], r["failed_at_ps"], r["reason"], *_where(r["place"]))
+        (
+            r["domain"], r["replica"], r["failed_at_ps"], r["reason"],
+            r["failure"]["place"] or "whole molecule", r["failure"]["says"], r["failure"]["snapshot"],
+        )
         for r in rows
-        if r["status"] != Status.OK.name
-    ]
+        if r["failure"] is not None
+    ]  # fmt: skip
+    heading = "First failure of each replica"
     if not failures:
-        return Section("First failure of each replica", "No replica failed.")
-    when = "one step before the failure" if subject.ends else "in the last saved frame before the failure"
-    columns = ("domain", "replica", "failed at, ps", "reason", "where", "distance, Å", "limit, Å")
-    return Section(
-        "First failure of each replica", f"Where: the beads nearest to the limit, {when}.",
-        Table(columns, failures),
-    )  # fmt: skip
-
-
-def _where(place: dict[str, Any] | None) -> tuple[object, ...]:
-    return ("–", "–", "–") if place is None else (place["names"], place["value"], place["limit"])
+        return Section(heading, "No replica failed.")
+    text = "Snapshots: up to five saved frames before the failure, then the state that failed."
+    columns = ("domain", "replica", "failed at, ps", "reason", "where", "found", "snapshot")
+    return Section(heading, text, Table(columns, failures))
 
 
 def _criteria_section(verdict: Verdict, thresholds: Sequence[Threshold]) -> Section:
@@ -318,19 +296,3 @@ def _criteria_section(verdict: Verdict, thresholds: Sequence[Threshold]) -> Sect
     columns = ("criterion", "as given", "by the data", "looser of both", "data come close")
     text = f"Failures by criterion, with hazards, the other criteria censored. {told or 'None'}."
     return Section("Criteria", text, Table(columns, rows))
-
-
-def _ensemble_section(found: Doubt, cfg: Audit) -> Section:
-    far = found.ratio > cfg.max_disagreement_ratio
-    text = (
-        f"Members of the ensemble disagree about forces {found.ratio:.2f} times as much on simulated "
-        f"frames as on validation frames; up to {cfg.max_disagreement_ratio:g} is usual. "
-        + (
-            "The simulation has gone where they know little: look at it before it is believed."
-            if far
-            else "The simulation stayed where they agree."
-        )
-    )
-    columns = ("frames", "RMS, kcal/mol/Å", "median", "95th percentile", "largest")
-    rows = [("validation", *found.validation), (f"{found.frames} simulated", *found.simulated)]
-    return Section("Ensemble", text, Table(columns, rows))

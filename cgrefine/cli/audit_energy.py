@@ -5,19 +5,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from cgrefine import units
+from cgrefine.cli.audit_plots import energy_plot
 from cgrefine.cli.audit_subject import Part, Subject, spread
 from cgrefine.cli.audit_verdict import Finding, level, temperature_check, with_error
 from cgrefine.cli.console import Console
 from cgrefine.cli.replicas import Replica
 from cgrefine.cli.simulate import packed
 from cgrefine.config.running import Audit
-from cgrefine.report.page import Section, Table, figure
+from cgrefine.report.page import Section, Table
 from cgrefine.sim import audit, evaluation
 from cgrefine.sim.audit import Estimate
 from cgrefine.sim.configurational import configurational_temperature
+from cgrefine.sim.langevin import Langevin
+from cgrefine.sim.rollout import short_settings
 from cgrefine.status import REASONS, Status
 
 TOLD_kT = 1e-6
@@ -44,20 +46,13 @@ class Drift:
         return audit.mean_and_stderr(self.slope)
 
 
-def nve_replicas(subject: Subject, count: int) -> list[Replica]:
-    """Starts of constant-energy runs: last good frames, stable replicas first, spread over the domains."""
-    ranked = sorted(subject.found, key=lambda o: (not o.stable, o.replica))
-    return [
-        Replica(subject.dataset.domain(o.domain), o.replica, subject.frames(o)[-1]) for o in ranked[:count]
-    ]
-
-
 def conserved(
     subject: Subject, replicas: Sequence[Replica], timestep_fs: float, duration_ps: float, console: Console
 ) -> Drift:
     """Velocity Verlet from these positions, with momenta at the temperature of the simulation."""
     sim, force_field = subject.sim, subject.force_field
     system, limits = packed(replicas, sim)
+    dt, duration = units.from_fs(timestep_fs), units.from_fs(1000.0 * duration_ps)
     time_ps, total, alive, status = audit.constant_energy_run(
         force_field.model,
         force_field.params,
@@ -65,12 +60,15 @@ def conserved(
         np.concatenate([r.start for r in replicas]),
         np.full(len(replicas), units.thermal_energy(sim.temperature_K)),
         seed=sim.seed,
-        dt=units.from_fs(timestep_fs),
-        duration=units.from_fs(1000.0 * duration_ps),
-        cutoff_A=force_field.model.cutoff_A,
+        # BAOAB without friction, which is velocity Verlet and the program of the other short runs
+        integrator=Langevin(dt, 0.0),
+        run=short_settings(duration, dt, force_field.model.cutoff_A),
         limits=limits,
         watch=lambda chunks: console.track(chunks, label=f"energy conservation, {timestep_fs:g} fs"),
     )
+    # runs are of whole chunks; what is compared is of one length
+    wanted = time_ps <= duration_ps + 1e-9
+    time_ps, total, alive = time_ps[wanted], total[wanted], alive[wanted]
     slope = audit.energy_drifts(time_ps, total, alive)
     deviation = np.where(alive, total - total[:1], np.nan)
     return Drift(replicas, time_ps, deviation, slope, audit.fluctuations(total, alive), status)
@@ -78,7 +76,7 @@ def conserved(
 
 def conservation(subject: Subject, cfg: Audit, console: Console) -> Part:
     """Drift of the total energy without a thermostat, a bead."""
-    replicas = nve_replicas(subject, cfg.nve_replicas)
+    replicas = subject.thermal(cfg.nve_replicas)
     drift = conserved(subject, replicas, cfg.nve_timestep_fs, cfg.nve_duration_ps, console)
     beads = np.array([len(r.start) for r in replicas])
     per_bead = audit.mean_and_stderr(drift.slope / beads)
@@ -105,11 +103,13 @@ def conservation(subject: Subject, cfg: Audit, console: Console) -> Part:
         for (domain, index), slope, status in zip(names, drift.slope, drift.status, strict=True)
     ]
     text = (
-        f"Velocity Verlet in float64 from last good frames: drift {with_error(drift.mean)} kcal/mol/ns a "
+        f"Velocity Verlet in float64 from last frames: drift {with_error(drift.mean)} kcal/mol/ns a "
         "replica (mean and standard error of least-squares slopes; replicas that failed have none)."
     )
     table = Table(("domain", "replica", "drift, kcal/mol/ns", "outcome"), rows)
-    section = Section("Energy conservation", text, table, [figure(_energy_figure(drift))])
+    labels = [f"{domain} {index}" for domain, index in names]
+    plot = energy_plot(drift.time_ps, drift.deviation, labels)
+    section = Section("Energy conservation", text, table, plots=[plot])
     return Part([found], content, [section])
 
 
@@ -126,7 +126,7 @@ def drift_finding(slopes: np.ndarray, cfg: Audit) -> Finding:
 
 def scaling(subject: Subject, cfg: Audit, console: Console) -> Part:
     """Order in the time step of the fluctuation of the total energy, from the same starts and momenta."""
-    replicas = nve_replicas(subject, cfg.nve_replicas)
+    replicas = subject.thermal(cfg.nve_replicas)
     steps = [factor * cfg.nve_timestep_fs for factor in sorted(cfg.scaling_factors)]
     runs = [conserved(subject, replicas, step, cfg.scaling_duration_ps, console) for step in steps]
     orders = audit.order(runs[-1].fluctuation, runs[0].fluctuation, steps[-1] / steps[0])
@@ -174,7 +174,7 @@ def configurational(subject: Subject, cfg: Audit, console: Console) -> Part:
         replicas += len(frames)
         squared, laplacian = evaluation.squared_forces_and_laplacian(
             force_field.model, force_field.params, domain.topology, np.concatenate(frames),
-            force_field.model.cutoff_A, subject.sim.seed,
+            force_field.model.cutoff_A, subject.sim.seed, subject.room,
         )  # fmt: skip
         parts.append((squared, laplacian, labels))
     found = Estimate(math.nan, math.nan)
@@ -197,7 +197,12 @@ def mirror(subject: Subject, cfg: Audit, console: Console) -> Part:
         x = subject.reference(domain, cfg.mirror_frames).astype(np.float64)
         both = np.concatenate([x, x * np.array([-1.0, 1.0, 1.0])])
         u = evaluation.energies(
-            force_field.model, force_field.params, domain.topology, both, force_field.model.cutoff_A
+            force_field.model,
+            force_field.params,
+            domain.topology,
+            both,
+            force_field.model.cutoff_A,
+            subject.room,
         ).sum(axis=1)
         gap = (u[len(x) :] - u[: len(x)]) / kT
         found = audit.mean_and_stderr(gap)
@@ -221,13 +226,3 @@ def mirror(subject: Subject, cfg: Audit, console: Console) -> Part:
 
 def _error(estimate: Estimate) -> float | None:
     return estimate.stderr if math.isfinite(estimate.stderr) else None
-
-
-def _energy_figure(drift: Drift) -> Figure:
-    fig = Figure(figsize=(5, 3), layout="constrained")
-    ax = fig.add_subplot()
-    for r, deviation in zip(drift.replicas, drift.deviation.T, strict=True):
-        ax.plot(drift.time_ps, deviation, linewidth=0.9, label=f"{r.domain.name} {r.index}")
-    ax.set(xlabel="time, ps", ylabel="total energy − start, kcal/mol")
-    ax.legend(fontsize=7)
-    return fig

@@ -85,7 +85,7 @@ def searched(subject: Subject, domain: Domain, cfg: Audit) -> tuple[list[Hole], 
 
     def energies(frames: np.ndarray) -> np.ndarray:
         return evaluation.energies(
-            force_field.model, force_field.params, chain, frames, force_field.model.cutoff_A
+            force_field.model, force_field.params, chain, frames, force_field.model.cutoff_A, subject.room
         )
 
     known = energies(reference)

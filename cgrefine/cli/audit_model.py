@@ -1,46 +1,38 @@
 """`cgrefine audit --model PATH --reference DATA`: any force field against any data set, without a run folder.
 
-Below OUT/audit/: audit.json, report.html, metrics.json; of each model a folder with trajectories/,
-topology/ and replicas.csv as `simulate` writes them, and failures/: up to five saved frames before each
-failure, and the state one step before it. All models run from the same starts with the same noise.
+Below OUT/audit/: audit.json, report.html, metrics.json; of each model a folder with what `simulate` writes of
+a run: trajectories/, topology/, failures/, log.csv and replicas.csv. All models run from the same starts
+(minimised in each, where `sim` asks for it) with the same noise.
 """
 
-from collections import deque
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import mdtraj
-import numpy as np
-
 from cgrefine import artifacts
-from cgrefine.artifacts import Stage, file_hash, write_json
-from cgrefine.cli.audit import FORMAT, Audited, audited, record, references, survival_figure
-from cgrefine.cli.audit_subject import Subject, dynamics
+from cgrefine.artifacts import SCRATCH, Stage, file_hash, write_json
+from cgrefine.cli.audit import FORMAT, Audited, audited, record, references, warn, write_figures
+from cgrefine.cli.audit_plots import survival_plots
+from cgrefine.cli.audit_subject import Subject
 from cgrefine.cli.audit_verdict import Verdict
 from cgrefine.cli.console import Console
-from cgrefine.cli.dynamics import resolved
-from cgrefine.cli.force_field import identity, opened, refuse_other_lengths
-from cgrefine.cli.replicas import Outcome, Replica, write_outcomes
-from cgrefine.cli.simulate import assigned, chosen_domains, packs
+from cgrefine.cli.dynamics import bead_steps, resolved, scaled
+from cgrefine.cli.force_field import identity, members_of, opened, refuse_other_lengths
+from cgrefine.cli.replicas import Replica
+from cgrefine.cli.simulate import assigned, chosen_domains, run_packs, run_settings
+from cgrefine.cli.simulate_results import duration_ps, write_runs
 from cgrefine.cli.stages import device_kind, enforce
 from cgrefine.config.running import Sim
 from cgrefine.config.schema import Config
 from cgrefine.data.store import Dataset, open_dataset
 from cgrefine.errors import InputError
 from cgrefine.interop.opened import Modelled
-from cgrefine.report.page import Section, Table, figure, save_figure, write_page
+from cgrefine.report.page import Section, Table, write_page
 from cgrefine.sim import survival
-from cgrefine.sim.audit import thermalised_means
 from cgrefine.sim.calibration import calibrated
-from cgrefine.sim.rollout import Chunk
-from cgrefine.sim.trajectory import A_PER_NM, TrajectoryWriter, mdtraj_topology, write_pdb
-from cgrefine.sim.trial import Trial
-from cgrefine.status import REASONS, Status
 from cgrefine.versions import refuse_miscompiling
-
-FRAMES_BEFORE = 5
-"""Saved frames before a failure that its snapshot holds."""
 
 
 def audit_force_fields(
@@ -95,9 +87,9 @@ def _build(stage: Stage, models: Sequence[str], dataset: Dataset, config: Config
     force_fields = {name: opened(Path(name), sim.temperature_K, console) for name in models}
     for force_field in force_fields.values():
         refuse_other_lengths(force_field, {d.name: d.n_beads for d in domains})
-    sim = resolved(sim, force_fields[models[0]], replicas, console)
-    bead_steps = sum(len(r.start) for r in replicas) * 1000.0 * sim.duration_ps / sim.step_fs
-    criteria, thresholds = calibrated(references(domains, sim.temperature_K), sim.criteria, bead_steps)
+    sim = scaled(resolved(sim, force_fields[models[0]], replicas, console), replicas)
+    known = references(domains, sim.temperature_K)
+    criteria, thresholds = calibrated(known, sim.criteria, bead_steps(sim, replicas))
     if cfg.calibrate:
         sim = sim.model_copy(update={"criteria": criteria})
     for t in thresholds:
@@ -106,25 +98,26 @@ def _build(stage: Stage, models: Sequence[str], dataset: Dataset, config: Config
     for index, name in enumerate(models):
         folder = stage.path / f"model{index}"
         console.say(f"{name}: {len(replicas)} replicas over {sim.duration_ps:g} ps")
-        subject = simulated(force_fields[name], dataset, replicas, sim, folder, console)
+        members = members_of(Path(name))
+        subject = simulated(force_fields[name], dataset, replicas, sim, folder, console, members)
         found[name] = audited(subject, thresholds, cfg, console, loosened=cfg.calibrate)
         record(stage.record, found[name], "" if len(models) == 1 else f"model{index}.")
         console.result(f"{name}: {found[name].verdict.sentence}")
+        warn(found[name].findings, console, f"{name}: ")
     verdicts = {name: one.verdict for name, one in found.items()}
-    (stage.path / "figures").mkdir()
-    fig = survival_figure(verdicts)
-    save_figure(stage.path / "figures" / "survival.png", fig)
     if len(models) == 1:
         (one,) = found.values()
+        write_figures(stage.path, {"": one.verdict})
         write_json(stage.path / "audit.json", one.content)
         write_page(stage.path / "report.html", f"Stability audit of {models[0]}", one.sections)
         return
+    write_figures(stage.path, verdicts)
     told = comparison(verdicts)
     content = {"format": FORMAT, "models": {n: one.content for n, one in found.items()}, "comparison": told}
     write_json(stage.path / "audit.json", content)
-    sections = [_comparison_section(found, told, figure(fig))]
+    sections = [_comparison_section(found, told)]
     for name, one in found.items():
-        sections += [Section(f"{name}: {s.heading}", s.text, s.table, s.figures) for s in one.sections]
+        sections += [replace(s, heading=f"{name}: {s.heading}") for s in one.sections]
     write_page(stage.path / "report.html", "Stability audit", sections)
 
 
@@ -135,76 +128,16 @@ def simulated(
     sim: Sim,
     folder: Path,
     console: Console,
+    members: Path | None,
 ) -> Subject:
-    """Run the replicas as `simulate` does, and write what it writes below `folder`, with failures/."""
-    for part in ("trajectories", "topology", "failures"):
-        (folder / part).mkdir(parents=True)
-    found: list[Outcome] = []
-    ends: dict[tuple[str, int], np.ndarray] = {}
-    duration_ps = sim.duration_ps
-    for index, batch in enumerate(packs(replicas)):
-        run, last, before = _run(force_field, batch, sim, folder, index, console)
-        duration_ps = run.length_ps
-        kelvin = thermalised_means(run.temperature_K, run.alive)
-        for g, r in enumerate(batch):
-            status = Status(int(run.status[g]))
-            failed = status != Status.OK
-            if r.index == 0:
-                write_pdb(folder / "topology" / f"{r.domain.name}.pdb", r.domain.topology, r.start)
-            if failed:
-                ends[(r.domain.name, r.index)] = last[g]
-                _write_snapshot(folder / "failures", r, [*before[g], last[g]])
-            found.append(
-                Outcome(
-                    domain=r.domain.name,
-                    replica=r.index,
-                    status=status.name,
-                    reason=REASONS[status],
-                    failed_at_ps=float(run.time_ps[g]) if failed else None,
-                    frames=1 + int(run.alive[:, g].sum()),
-                    temperature_K=float(kelvin[g]) if np.isfinite(kelvin[g]) else None,
-                    trajectory=r.file(sim.format),
-                )
-            )
-    write_outcomes(folder / "replicas.csv", found)
-    return Subject(force_field, dataset, sim, folder, found, duration_ps, ends)
-
-
-def _run(
-    force_field: Modelled,
-    batch: Sequence[Replica],
-    sim: Sim,
-    folder: Path,
-    pack_index: int,
-    console: Console,
-) -> tuple[Trial, list[np.ndarray], list[deque[np.ndarray]]]:
-    """One pack: its trial, the last state of each replica, and the saved frames before that."""
-    ends = np.cumsum([len(r.start) for r in batch])
-    parts = [slice(end - len(r.start), end) for end, r in zip(ends, batch, strict=True)]
-    before = [deque([r.start], maxlen=FRAMES_BEFORE) for r in batch]
-    with TrajectoryWriter([folder / r.file(sim.format) for r in batch]) as writer:
-        for g, r in enumerate(batch):
-            writer.write(g, r.start[None], np.zeros(1))
-
-        def save(chunk: Chunk) -> None:
-            for g, part in enumerate(parts):
-                good = chunk.positions[chunk.alive[:, g], part]
-                writer.write(g, good, chunk.time_ps[chunk.alive[:, g]])
-                before[g].extend(good)
-
-        kelvin = np.full(len(batch), sim.temperature_K)
-        run = dynamics(
-            force_field, batch, kelvin, sim, sim.step_fs, sim.duration_ps, sim.save_every_ps, console,
-            "simulate", save, pack_index,
-        )  # fmt: skip
-    return run, [run.last[part] for part in parts], before
-
-
-def _write_snapshot(folder: Path, replica: Replica, frames: Sequence[np.ndarray]) -> None:
-    """Frames (n, 3) Å as the models of one PDB file."""
-    chain = mdtraj_topology(replica.domain.topology)
-    path = folder / f"{replica.domain.name}_r{replica.index:03d}.pdb"
-    mdtraj.Trajectory(np.stack(frames) / A_PER_NM, chain).save_pdb(str(path))
+    """Run the replicas as `simulate` does, and write what it writes below `folder`."""
+    scratch = folder / SCRATCH
+    scratch.mkdir(parents=True)
+    run = run_settings(sim, force_field)
+    whole = run_packs(replicas, force_field, sim, run, scratch, console, lambda: None)
+    _, found = write_runs(folder, sim, run, whole)
+    shutil.rmtree(scratch)
+    return Subject(force_field, dataset, sim, folder, found, duration_ps(sim, run), members)
 
 
 def comparison(verdicts: dict[str, Verdict]) -> dict[str, Any]:
@@ -227,7 +160,7 @@ def comparison(verdicts: dict[str, Verdict]) -> dict[str, Any]:
     }
 
 
-def _comparison_section(found: dict[str, Audited], told: dict[str, Any], curves: str) -> Section:
+def _comparison_section(found: dict[str, Audited], told: dict[str, Any]) -> Section:
     rows = []
     for name, one in found.items():
         v, tests = one.verdict, told["against_first"].get(name)
@@ -251,4 +184,5 @@ def _comparison_section(found: dict[str, Audited], told: dict[str, Any], curves:
         "(log-rank), which replicas failed (McNemar, exact), and which lived longer from the same start "
         "(sign test). They are not corrected for the number of force fields."
     )
-    return Section("Comparison", text, Table(columns, rows), [curves])
+    plots = survival_plots({name: one.verdict for name, one in found.items()})
+    return Section("Comparison", text, Table(columns, rows), plots=plots[:1])

@@ -1,7 +1,6 @@
 """Short runs of the audit at multiples of the time step and of the temperature."""
 
-import numpy as np
-
+from cgrefine.cli.audit_plots import Curve, curves
 from cgrefine.cli.audit_subject import Part, Subject
 from cgrefine.cli.audit_verdict import Finding, with_error
 from cgrefine.cli.console import Console
@@ -15,9 +14,10 @@ def timesteps(subject: Subject, cfg: Audit, console: Console) -> Part:
     """Survival at each time step, from the same starts; the shortest is what the others are tested with."""
     sim, replicas = subject.sim, subject.starts(cfg.scan_replicas)
     steps = [factor * sim.step_fs for factor in sorted(cfg.timestep_factors)]
-    kelvin = np.full(len(replicas), sim.temperature_K)
     runs = [
-        subject.lived(replicas, kelvin, step, cfg.scan_duration_ps, console, f"time step {step:g} fs")
+        subject.lived(
+            replicas, sim.temperature_K, step, cfg.scan_duration_ps, console, f"time step {step:g} fs"
+        )
         for step in steps
     ]
     tests = [survival.log_rank([runs[0].time_ps, r.time_ps], [runs[0].failed, r.failed]) for r in runs]
@@ -35,12 +35,14 @@ def timesteps(subject: Subject, cfg: Audit, console: Console) -> Part:
         if count
         else f"none fails at {steps[0]:g} fs, some do at longer ones: errors of integration"
     )
+    drawn = {f"{step:g} fs": _curve(run, cfg) for step, run in zip(steps, runs, strict=True)}
+    plot = curves("Survival at each time step", drawn)
     columns = ("time step, fs", "stable", "interval", "temperature, K", "log-rank p against the shortest")
     value = 1.0 - count / len(replicas)
     finding = Finding("stable_at_shortest_timestep", value, None, None, "", None, says)
     content = {"duration_ps": cfg.scan_duration_ps, "timesteps": entries}
     text = f"{len(replicas)} replicas over {cfg.scan_duration_ps:g} ps at each time step: {says}."
-    return Part([finding], content, [Section("Time steps", text, Table(columns, rows))])
+    return Part([finding], content, [Section("Time steps", text, Table(columns, rows), plots=[plot])])
 
 
 def temperatures(subject: Subject, cfg: Audit, console: Console) -> Part:
@@ -48,31 +50,23 @@ def temperatures(subject: Subject, cfg: Audit, console: Console) -> Part:
     sim, starts = subject.sim, subject.starts(cfg.scan_replicas)
     wanted = [factor * sim.temperature_K for factor in sorted(cfg.temperature_factors)]
     n = len(starts)
-    run = subject.lived(
-        starts * len(wanted), np.repeat(wanted, n), sim.step_fs, cfg.scan_duration_ps, console,
-        "temperatures",
-    )  # fmt: skip
-    rows, entries = [], []
-    for index, kelvin in enumerate(wanted):
-        row, entry = _row(_part(run, slice(index * n, (index + 1) * n)), cfg.confidence)
+    rows, entries, drawn = [], [], {}
+    for kelvin in wanted:
+        label = f"temperature {kelvin:g} K"
+        run = subject.lived(starts, kelvin, sim.step_fs, cfg.scan_duration_ps, console, label)
+        row, entry = _row(run, cfg.confidence)
         rows.append((kelvin, *row))
+        drawn[f"{kelvin:g} K"] = _curve(run, cfg)
         entries.append({"thermostat_K": kelvin, **entry})
     stable = [k for k, e in zip(wanted, entries, strict=True) if e["stable"] == n]
     says = f"all {n} replicas live up to {max(stable):g} K" if stable else "replicas fail at each temperature"
     highest = max(stable) if stable else None
     finding = Finding("highest_stable_temperature", highest, None, None, "K", None, says)
+    plot = curves("Survival at each temperature", drawn)
     columns = ("thermostat, K", "stable", "interval", "temperature, K")
     text = f"{n} replicas over {cfg.scan_duration_ps:g} ps at each temperature of the thermostat: {says}."
     content = {"duration_ps": cfg.scan_duration_ps, "temperatures": entries}
-    return Part([finding], content, [Section("Temperatures", text, Table(columns, rows))])
-
-
-def _part(run: Trial, own: slice) -> Trial:
-    """Some of the replicas of a trial, without positions."""
-    return Trial(
-        run.length_ps, run.time_ps[own], run.status[own], run.frame_ps, run.temperature_K[:, own],
-        run.potential[:, own], run.alive[:, own], np.zeros((0, 3)),
-    )  # fmt: skip
+    return Part([finding], content, [Section("Temperatures", text, Table(columns, rows), plots=[plot])])
 
 
 def _row(run: Trial, confidence: float) -> tuple[tuple[object, ...], dict]:
@@ -84,3 +78,7 @@ def _row(run: Trial, confidence: float) -> tuple[tuple[object, ...], dict]:
         "temperature_K": kelvin._asdict(),
     }  # fmt: skip
     return (f"{stable} of {n}", f"{low:.2f} to {high:.2f}", with_error(kelvin)), entry
+
+
+def _curve(run: Trial, cfg: Audit) -> Curve:
+    return Curve(survival.kaplan_meier(run.time_ps, run.failed, cfg.confidence), run.length_ps)

@@ -1,7 +1,8 @@
 """What is audited: a force field, the reference, and a simulation with its trajectories."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +13,30 @@ from cgrefine import units
 from cgrefine.cli.audit_verdict import Finding
 from cgrefine.cli.console import Console
 from cgrefine.cli.dynamics import integrator
+from cgrefine.cli.failures import Told, read_failures
 from cgrefine.cli.observe import reference_groups
 from cgrefine.cli.replicas import Outcome, Replica
 from cgrefine.cli.simulate import packed
 from cgrefine.config.running import Sim
 from cgrefine.data.store import Dataset, Domain
+from cgrefine.errors import InputError
 from cgrefine.interop.opened import Modelled
 from cgrefine.report.page import Section
 from cgrefine.residues import RESIDUES
-from cgrefine.sim.rollout import Chunk, rollout, settings
+from cgrefine.sim.evaluation import Room, room
+from cgrefine.sim.rollout import rollout, short_settings
 from cgrefine.sim.trajectory import read_frames
-from cgrefine.sim.trial import Place, Trial, failing_place, trial
-from cgrefine.status import Status
+from cgrefine.sim.trial import Trial, trial
 
-TRIAL_FRAMES = 20
-"""Frames of a short run."""
+ROOM_FRAMES = 50
+"""Reference frames of a domain whose edges tell how many there is to be room for."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """folder: has trajectories/ and topology/ of `found`. sim: how they were run, with the criteria used.
+    """folder: what `simulate` wrote of `found`. sim: how they were run, with the criteria used.
 
-    ends: positions (n, 3) of failed replicas one step before failure, by (domain, replica), where they are
-    known; else the last saved frame stands for them.
+    members: of the ensemble that the force field is the best of, a folder each; None where none were kept.
     """
 
     force_field: Modelled
@@ -43,7 +45,7 @@ class Subject:
     folder: Path
     found: Sequence[Outcome]
     duration_ps: float
-    ends: Mapping[tuple[str, int], np.ndarray] = field(default_factory=dict)
+    members: Path | None = None
 
     def frames(self, outcome: Outcome) -> np.ndarray:
         """Saved frames (f, n, 3) Å of one replica, the start first."""
@@ -60,39 +62,69 @@ class Subject:
         x = np.concatenate(reference_groups(domain, self.sim.temperature_K)[1])
         return spread(x, count)
 
+    @cached_property
+    def room(self) -> Room:
+        """One room for the frames of all domains, so that their evaluations share a compilation."""
+        known = [(d.topology, self.reference(d, ROOM_FRAMES)) for d in self.domains()]
+        return room(known, self.force_field.model.cutoff_A)
+
     def starts(self, count: int) -> list[Replica]:
-        """The starts of `count` replicas, going round the domains (fewer when there are fewer)."""
-        turn: dict[str, int] = {}
-        ranked = []
-        for order, o in enumerate(self.found):
-            turn[o.domain] = turn.get(o.domain, -1) + 1
-            ranked.append((turn[o.domain], order, o))
-        chosen = [o for _, _, o in sorted(ranked, key=lambda r: r[:2])[:count]]
-        return [Replica(self.dataset.domain(o.domain), o.replica, self.frames(o)[0]) for o in chosen]
+        """Starts of short runs, going round the domains: last frames, first ones of replicas that failed."""
+        return [self._start(o) for o in _in_turn(self.found)[:count]]
+
+    def thermal(self, count: int) -> list[Replica]:
+        """The same, replicas that did not fail first: those of `starts` when none did."""
+        ranked = sorted(_in_turn(self.found), key=lambda o: not o.stable)
+        return [self._start(o) for o in ranked[:count]]
+
+    def _start(self, outcome: Outcome) -> Replica:
+        frames = self.frames(outcome)
+        start = frames[-1] if outcome.stable else frames[0]
+        return Replica(self.dataset.domain(outcome.domain), outcome.replica, start)
 
     def lived(
         self,
         replicas: Sequence[Replica],
-        temperatures_K: np.ndarray,
+        temperature_K: float,
         timestep_fs: float,
         duration_ps: float,
         console: Console,
         label: str,
     ) -> Trial:
-        """A short run of replicas at a temperature each."""
-        interval = max(duration_ps / TRIAL_FRAMES, timestep_fs / 1000.0)
-        return dynamics(
-            self.force_field, replicas, temperatures_K, self.sim, timestep_fs, duration_ps, interval, console,
-            label,
-        )  # fmt: skip
+        """A short run, the noise being that of `simulate`.
 
-    def place(self, outcome: Outcome) -> Place | None:
-        """Where a failed replica broke its criterion, as far as distances tell."""
-        end = self.ends.get((outcome.domain, outcome.replica))
-        x = self.frames(outcome)[-1] if end is None else end
-        replica = Replica(self.dataset.domain(outcome.domain), outcome.replica, x)
-        system, limits = packed([replica], self.sim)
-        return failing_place(Status[outcome.status], limits, x, system, 0)
+        In float64 and in chunks of one size: all short runs of as many replicas are one compiled program.
+        """
+        model, sim = self.force_field.model, self.sim
+        system, limits = packed(replicas, sim)
+        dt, length = units.from_fs(timestep_fs), units.from_fs(1000.0 * duration_ps)
+        run = short_settings(length, dt, model.cutoff_A)
+        with jax.enable_x64(True):
+            chunks = rollout(
+                model,
+                self.force_field.params,
+                system,
+                np.concatenate([r.start for r in replicas]).astype(np.float64),
+                np.full(len(replicas), units.thermal_energy(temperature_K)),
+                jax.random.fold_in(jax.random.key(sim.seed), 0),
+                integrator(sim.model_copy(update={"timestep_fs": timestep_fs})),
+                run,
+                limits,
+            )
+            tracked = console.track(chunks, total=run.n_frames // run.chunk_frames, label=label)
+            return trial(tracked, run.n_frames * run.stride * timestep_fs / 1000.0, timestep_fs / 1000.0)
+
+    @cached_property
+    def failures(self) -> dict[tuple[str, int], Told]:
+        """Each failure by domain and replica. Raises InputError when one was not written down."""
+        told = read_failures(self.folder)
+        for o in self.found:
+            if not o.stable and (o.domain, o.replica) not in told:
+                raise InputError(
+                    f"{self.folder}: replica {o.replica} of {o.domain} failed, and failures/failures.csv "
+                    "does not say how; run `cgrefine simulate` again, with --force"
+                )
+        return told
 
 
 @dataclass(frozen=True)
@@ -104,42 +136,14 @@ class Part:
     sections: Sequence[Section]
 
 
-def dynamics(
-    force_field: Modelled,
-    replicas: Sequence[Replica],
-    temperatures_K: np.ndarray,
-    sim: Sim,
-    timestep_fs: float,
-    duration_ps: float,
-    save_every_ps: float,
-    console: Console,
-    label: str,
-    sink: Callable[[Chunk], None] | None = None,
-    pack_index: int = 0,
-) -> Trial:
-    """Dynamics of one pack of replicas at a temperature each; the noise is that of `simulate`."""
-    system, limits = packed(replicas, sim)
-    dt = units.from_fs(timestep_fs)
-    run = settings(
-        units.from_fs(1000.0 * duration_ps),
-        units.from_fs(1000.0 * save_every_ps),
-        dt,
-        force_field.model.cutoff_A,
-    )
-    chunks = rollout(
-        force_field.model,
-        force_field.params,
-        system,
-        np.concatenate([r.start for r in replicas]).astype(np.float32),
-        (units.KB * temperatures_K).astype(np.float32),
-        jax.random.fold_in(jax.random.key(sim.seed), pack_index),
-        integrator(sim.model_copy(update={"timestep_fs": timestep_fs})),
-        run,
-        limits,
-    )
-    length = run.n_frames * run.stride * timestep_fs / 1000.0
-    tracked = console.track(chunks, total=run.n_frames // run.chunk_frames, label=label)
-    return trial(tracked, length, timestep_fs / 1000.0, sink)
+def _in_turn(found: Sequence[Outcome]) -> list[Outcome]:
+    """The first replica of each domain, then the second of each, and so on."""
+    turn: dict[str, int] = {}
+    ranked = []
+    for o in found:
+        turn[o.domain] = turn.get(o.domain, -1) + 1
+        ranked.append((turn[o.domain], o))
+    return [o for _, o in sorted(ranked, key=lambda r: r[0])]
 
 
 def spread(rows: np.ndarray, count: int) -> np.ndarray:

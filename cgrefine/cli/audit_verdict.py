@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cgrefine.cli.replicas import Outcome
-from cgrefine.config.running import Audit
+from cgrefine.config.running import Audit, Sim
 from cgrefine.sim import audit, survival
 from cgrefine.sim.audit import Estimate
 from cgrefine.sim.survival import Decision, Interval, Median, Survival
@@ -18,7 +18,10 @@ STATISTICAL = 5
 
 
 class Finding(NamedTuple):
-    """One check: value, standard error and limit (None: none), and whether it passed (None: a statement)."""
+    """One check: value, standard error and limit (None: none), and whether it passed (None: a statement).
+
+    warning: a statement that asks to be looked at, and does not fail the verdict.
+    """
 
     name: str
     value: float | None
@@ -27,6 +30,7 @@ class Finding(NamedTuple):
     unit: str
     passed: bool | None
     says: str
+    warning: bool = False
 
 
 class Criterion(NamedTuple):
@@ -121,12 +125,21 @@ def survival_finding(verdict: Verdict, cfg: Audit) -> Finding:
     return Finding("unstable_fraction", unstable, None, cfg.max_unstable_fraction, "", passed, says)
 
 
-def temperature_finding(verdict: Verdict, wanted_K: float, cfg: Audit) -> Finding:
-    """The kinetic temperature against that of the thermostat."""
+NO_KINETIC = {
+    "nve": "constant-energy dynamics has no thermostat: the kinetic temperature is not judged",
+    "brownian": "overdamped dynamics has no momenta of its own: the kinetic temperature is not judged",
+}
+"""Integrators whose kinetic temperature says nothing of the sampling, and why."""
+
+
+def temperature_finding(verdict: Verdict, sim: Sim, cfg: Audit) -> Finding:
+    """The kinetic temperature against that of the thermostat, where there is one."""
+    name, limit = "temperature_error_fraction", cfg.max_temperature_error_fraction
+    if sim.integrator in NO_KINETIC:
+        return Finding(name, None, None, limit, "", None, NO_KINETIC[sim.integrator])
     return temperature_check(
-        "temperature_error_fraction", verdict.temperature, verdict.measured, wanted_K,
-        cfg.max_temperature_error_fraction, cfg, "kinetic temperature",
-    )  # fmt: skip
+        name, verdict.temperature, verdict.measured, sim.temperature_K, limit, cfg, "kinetic temperature"
+    )
 
 
 def temperature_check(

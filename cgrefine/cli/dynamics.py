@@ -15,6 +15,7 @@ from cgrefine.errors import InputError
 from cgrefine.interop.opened import Modelled
 from cgrefine.residues import RESIDUES
 from cgrefine.sim.brownian import Brownian
+from cgrefine.sim.calibration import highest_kinetic_kT
 from cgrefine.sim.forces import forces_at
 from cgrefine.sim.langevin import Integrator, Langevin
 from cgrefine.sim.minimize import OUTCOMES, Fire, Outcome, minimized
@@ -87,12 +88,38 @@ def resolved(cfg: Sim, force_field: Modelled, replicas: Sequence[Replica], conso
     return cfg.model_copy(update={"timestep_fs": step})
 
 
+def scaled(cfg: Sim, replicas: Sequence[Replica]) -> Sim:
+    """The resolved section with a kinetic criterion that no bead of a healthy run of its length exceeds.
+
+    The looser of the given one and `highest_kinetic_kT`: in a run that is long enough 20 kT come by chance.
+    """
+    criteria = cfg.criteria
+    allowed = max(criteria.max_kinetic_kT, highest_kinetic_kT(bead_steps(cfg, replicas)))
+    return _with_kinetic(cfg, allowed)
+
+
+def bead_steps(cfg: Sim, replicas: Sequence[Replica]) -> float:
+    """Beads of all replicas times the steps of the run of a resolved section."""
+    return sum(len(r.start) for r in replicas) * 1000.0 * cfg.duration_ps / cfg.step_fs
+
+
+def _with_kinetic(cfg: Sim, max_kinetic_kT: float) -> Sim:
+    criteria = cfg.criteria.model_copy(update={"max_kinetic_kT": max_kinetic_kT})
+    return cfg.model_copy(update={"criteria": criteria})
+
+
 def as_run(cfg: Sim, simulate: Path) -> Sim:
-    """The section with the time step that the `simulate` stage of this folder had, if it states none."""
-    if cfg.timestep_fs is not None:
-        return cfg
-    step = read_json(simulate / "metrics.json")["metrics"]["timestep_fs"]["value"]
-    return cfg.model_copy(update={"timestep_fs": step})
+    """The section with the time step and the kinetic criterion of the `simulate` stage in this folder.
+
+    Raises InputError when that stage was run by a version that did not write them down.
+    """
+    path = simulate / "metrics.json"
+    metrics = read_json(path)["metrics"]
+    for name in ("timestep_fs", "max_kinetic_kT"):
+        if name not in metrics:
+            raise InputError(f"{path}: does not say {name}; run `cgrefine simulate` again, with --force")
+    cfg = cfg.model_copy(update={"timestep_fs": metrics["timestep_fs"]["value"]})
+    return _with_kinetic(cfg, metrics["max_kinetic_kT"]["value"])
 
 
 def _label(topology: Topology, bead: int) -> str:

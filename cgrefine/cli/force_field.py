@@ -110,18 +110,30 @@ def identity(path: Path) -> str:
     return " ".join(file_hash(folder / name) for name in names if (folder / name).is_file())
 
 
-def simulated(root: Path, temperature_K: float, console: Console) -> Modelled:
-    """The force field of the simulate stage: that of --model where it was given, else the trained one.
+def simulated_path(root: Path) -> Path:
+    """Where the model of the simulate stage is: that of --model where it was given, else the trained one.
 
     Raises InputError when the model given has changed since.
     """
     note = root / "simulate" / SIMULATED
     if not note.is_file():
-        return trained_at(root / "train", temperature_K, console)
+        return root / "train"
     told = read_json(note)
     if identity(Path(told["path"])) != told["identity"]:
         raise InputError(f"{told['path']}: is not the model that {note} names; run `cgrefine simulate` again")
-    return opened(Path(told["path"]), temperature_K, console)
+    return Path(told["path"])
+
+
+def simulated(root: Path, temperature_K: float, console: Console) -> Modelled:
+    """The force field of the simulate stage, see `simulated_path`."""
+    return opened(simulated_path(root), temperature_K, console)
+
+
+def members_of(path: Path) -> Path | None:
+    """members/ of the train stage whose best member the force field in this folder is; None without any."""
+    folder = folder_of(path)
+    members = folder.parent / "members"
+    return members if folder.name == "forcefield" and members.is_dir() else None
 
 
 def write_note(folder: Path, model: Path) -> None:

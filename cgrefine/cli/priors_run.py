@@ -17,6 +17,7 @@ from cgrefine.fm.priors.marginals import Marginals
 from cgrefine.sim.audit import constant_energy_run, energy_drifts
 from cgrefine.sim.kernels import Fast
 from cgrefine.sim.langevin import Langevin
+from cgrefine.sim.nve import VelocityVerlet
 from cgrefine.sim.rollout import Chunk, Settings, rollout, settings
 from cgrefine.sim.stability import Checks, checks, reference_bond_lengths
 from cgrefine.sim.starts import reference_starts
@@ -110,6 +111,7 @@ def drift_kT_ns(force_field: ForceField, domain: Domain, limits: Gate, seed: int
     temperature_K = float(force_field.facts["temperature_K"])
     kT = units.thermal_energy(temperature_K)
     system, positions, criteria = _start(domain, NVE_REPLICAS, temperature_K, seed)
+    dt, duration = units.from_fs(limits.nve_timestep_fs), units.from_fs(1000.0 * limits.nve_duration_ps)
     time_ps, energies, alive, _ = constant_energy_run(
         force_field.model,
         force_field.params,
@@ -117,9 +119,8 @@ def drift_kT_ns(force_field: ForceField, domain: Domain, limits: Gate, seed: int
         positions,
         np.full(NVE_REPLICAS, kT),
         seed,
-        units.from_fs(limits.nve_timestep_fs),
-        units.from_fs(1000.0 * limits.nve_duration_ps),
-        force_field.model.cutoff_A,
+        VelocityVerlet(dt),
+        settings(duration, duration / 100.0, dt, force_field.model.cutoff_A),
         criteria,
         fast=_fast(force_field, domain, system, np.float64),
     )

@@ -15,7 +15,7 @@ import numpy as np
 from cgrefine import checkpoint, units
 from cgrefine.artifacts import Stage, read_json, write_json
 from cgrefine.cli.console import Console
-from cgrefine.cli.dynamics import integrator, relaxed, resolved, with_masses
+from cgrefine.cli.dynamics import integrator, relaxed, resolved, scaled, with_masses
 from cgrefine.cli.force_field import opened, refuse_other_lengths, trained_at, write_note
 from cgrefine.cli.observe import reference_groups
 from cgrefine.cli.replicas import Pack, Replica
@@ -54,16 +54,10 @@ def build(stage: Stage, config: Config, root: Path, console: Console, model: Pat
         force_field = opened(model, cfg.temperature_K, console)
         refuse_other_lengths(force_field, {d.name: d.n_beads for d in domains})
     replicas = assigned(domains, cfg)
-    cfg = resolved(cfg, force_field, replicas, console)
+    cfg = scaled(resolved(cfg, force_field, replicas, console), replicas)
     run = run_settings(cfg, force_field)
-    scratch = unfinished(stage)
-    whole = [
-        Pack(index, relaxed(members, force_field, cfg, console), *packed(members, cfg), scratch)
-        for index, members in enumerate(packs(replicas))
-    ]
     with asked_to_end() as asked:
-        for members in whole:
-            simulate(members, force_field, cfg, run, console, asked)
+        whole = run_packs(replicas, force_field, cfg, run, unfinished(stage), console, asked)
     write_results(stage, cfg, run, whole)
     if model is not None:
         write_note(stage.path, model)
@@ -136,6 +130,25 @@ def run_settings(cfg: Sim, force_field: Modelled) -> Settings:
         dt=units.from_fs(cfg.step_fs),
         cutoff_A=force_field.model.cutoff_A,
     )
+
+
+def run_packs(
+    replicas: Sequence[Replica],
+    force_field: Modelled,
+    cfg: Sim,
+    run: Settings,
+    folder: Path,
+    console: Console,
+    asked: Callable[[], int | None],
+) -> list[Pack]:
+    """Minimise the starts where the section asks for it, and run all packs, with their files in `folder`."""
+    whole = [
+        Pack(index, relaxed(members, force_field, cfg, console), *packed(members, cfg), folder)
+        for index, members in enumerate(packs(replicas))
+    ]
+    for members in whole:
+        simulate(members, force_field, cfg, run, console, asked)
+    return whole
 
 
 def simulate(

@@ -5,7 +5,6 @@ Records are read some megabytes at a time, so memory does not grow with the leng
 
 import csv
 import math
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ import numpy as np
 from cgrefine import checkpoint, units
 from cgrefine.artifacts import Stage
 from cgrefine.cli.dynamics import description
-from cgrefine.cli.replicas import Outcome, Pack, Replica, write_outcomes
+from cgrefine.cli.failures import time_ps, write_failures
+from cgrefine.cli.replicas import Outcome, Pack, write_outcomes
 from cgrefine.config.running import Sim
 from cgrefine.report.page import Section, Table, save_plots, write_page
 from cgrefine.report.plot import Axis, Band, Level, Line, Mark, Plot
@@ -23,14 +23,14 @@ from cgrefine.sim import records
 from cgrefine.sim.audit import THERMALISED_FROM, mean_and_stderr
 from cgrefine.sim.failures import Failure, failures
 from cgrefine.sim.rollout import Ended, Settings, ended
-from cgrefine.sim.trajectory import TrajectoryWriter, read_frames, write_pdb
+from cgrefine.sim.trajectory import TrajectoryWriter, write_pdb
 from cgrefine.status import REASONS, Status
 
 FILES_AT_ONCE = 128
 """Trajectories written in one pass over the records: a process may hold some hundred files open."""
 
-FRAMES_BEFORE = 5
-"""Good frames before the state that failed in the PDB file of a failure."""
+LOG = "log.csv"
+"""Potential energy and kinetic temperature of each good frame of each replica."""
 
 POINTS = 1000
 """Frames of a curve in the figure, at most."""
@@ -56,19 +56,28 @@ class Result:
 
 def write_results(stage: Stage, cfg: Sim, run: Settings, packs: Sequence[Pack]) -> None:
     """All that the stage keeps, of packs that have run to their end."""
+    results, found = write_runs(stage.path, cfg, run, packs)
+    _record(stage, cfg, run, results, found)
+    _write_report(stage, cfg, run, results, found)
+
+
+def write_runs(
+    folder: Path, cfg: Sim, run: Settings, packs: Sequence[Pack]
+) -> tuple[list[Result], list[Outcome]]:
+    """trajectories/, topology/, log.csv, replicas.csv and failures/ of packs that have run to their end."""
     for name in ("trajectories", "topology"):
-        (stage.path / name).mkdir()
+        (folder / name).mkdir()
     for pack in packs:
-        _write_trajectories(stage.path, pack, cfg)
-    with (stage.path / "log.csv").open("w", newline="") as handle:
+        _write_trajectories(folder, pack, cfg)
+    with (folder / LOG).open("w", newline="") as handle:
         log = csv.writer(handle).writerow
         log(["domain", "replica", "time_ps", "potential_kcal_mol", "temperature_K"])
         results = [_result(pack, cfg, run, log) for pack in packs]
     found = [o for result in results for o in outcomes(result, cfg)]
-    write_outcomes(stage.path / "replicas.csv", found)
-    _write_failures(stage.path, results, cfg)
-    _record(stage, cfg, run, results, found)
-    _write_report(stage, cfg, run, results, found)
+    write_outcomes(folder / "replicas.csv", found)
+    failed = [(result.pack.replicas[told.graph], told) for result in results for told in result.failures]
+    write_failures(folder, failed, cfg)
+    return results, found
 
 
 def outcomes(result: Result, cfg: Sim) -> list[Outcome]:
@@ -83,17 +92,13 @@ def outcomes(result: Result, cfg: Sim) -> list[Outcome]:
                 replica=r.index,
                 status=status.name,
                 reason=REASONS[status],
-                failed_at_ps=_time_ps(int(result.ended.fail_step[g]), cfg),
+                failed_at_ps=None if status == Status.OK else time_ps(int(result.ended.fail_step[g]), cfg),
                 frames=1 + int(result.good_frames[g]),
                 temperature_K=temperature if math.isfinite(temperature) else None,
                 trajectory=r.file(cfg.format),
             )
         )
     return found
-
-
-def _time_ps(step: int, cfg: Sim) -> float | None:
-    return None if step < 0 else round(step * cfg.step_fs / 1000.0, 6)
 
 
 def _write_trajectories(folder: Path, pack: Pack, cfg: Sim) -> None:
@@ -160,47 +165,6 @@ def _seconds(series: dict[str, np.ndarray]) -> float:
     return float(np.median(seconds if compiled.all() else seconds[~compiled]))
 
 
-def _write_failures(folder: Path, results: Sequence[Result], cfg: Sim) -> None:
-    """failures/failures.csv, and a PDB file each: good frames before, then the state that failed."""
-    if not any(result.failures for result in results):
-        return
-    (folder / "failures").mkdir()
-    with (folder / "failures" / "failures.csv").open("w", newline="") as handle:
-        table = csv.writer(handle)
-        table.writerow(
-            ["domain", "replica", "status", "step", "failed_at_ps", "beads", "residues", "value", "limit",
-             "found", "pdb"]
-        )  # fmt: skip
-        for result in results:
-            for told in result.failures:
-                replica = result.pack.replicas[told.graph]
-                name = f"{replica.domain.name}_r{replica.index:03d}.pdb"
-                _write_failure(folder, name, replica, told, cfg)
-                by, topology = told.culprit, replica.domain.topology
-                at = _time_ps(told.step, cfg)
-                residues = (f"{n}{topology.resid[b]}" for n, b in zip(by.residues, by.beads, strict=True))
-                table.writerow(
-                    [replica.domain.name, replica.index, by.status.name, told.step, at,
-                     " ".join(map(str, by.beads)), " ".join(residues), f"{by.value:.6g}", f"{by.limit:.6g}",
-                     by.text, name]
-                )  # fmt: skip
-
-
-def _write_failure(folder: Path, name: str, replica: Replica, told: Failure, cfg: Sim) -> None:
-    topology = folder / "topology" / f"{replica.domain.name}.pdb"
-    before = read_frames(folder / replica.file(cfg.format), topology, last=FRAMES_BEFORE)
-    text = (
-        f"Models 1 to {len(before)}: good frames. Model {len(before) + 1}: the state that failed, step "
-        f"{told.step}, {_time_ps(told.step, cfg):g} ps: {told.culprit.text}."
-    )
-    if told.displaced:
-        beads = " ".join(map(str, told.displaced))
-        text += f" Beads {beads} of it are not finite or far away; they stand where they last were good."
-    remarks = textwrap.wrap(text.replace("Å", "A"), 68)
-    models = np.concatenate([before, told.failed[None]])
-    write_pdb(folder / "failures" / name, replica.domain.topology, models, remarks)
-
-
 def _record(
     stage: Stage, cfg: Sim, run: Settings, results: Sequence[Result], found: Sequence[Outcome]
 ) -> None:
@@ -209,8 +173,9 @@ def _record(
     record = stage.record
     record.metric("replicas", len(found))
     record.metric("domains", len({o.domain for o in found}))
-    record.metric("duration_ps", _duration_ps(cfg, run), unit="ps")
+    record.metric("duration_ps", duration_ps(cfg, run), unit="ps")
     record.metric("timestep_fs", cfg.step_fs, unit="fs")
+    record.metric("max_kinetic_kT", cfg.criteria.max_kinetic_kT, unit="kT")
     record.metric("stable_fraction", sum(o.stable for o in found) / len(found))
     record.metric("temperature_K", temperature.value, unit="K", stderr=temperature.stderr)
     record.metric("us_per_step", us, unit="µs")
@@ -219,7 +184,8 @@ def _record(
     record.metric("neighbor_lists_regrown", sum(result.ended.regrown for result in results))
 
 
-def _duration_ps(cfg: Sim, run: Settings) -> float:
+def duration_ps(cfg: Sim, run: Settings) -> float:
+    """Length of the run, in whole frames."""
     return run.n_frames * run.stride * cfg.step_fs / 1000.0
 
 
@@ -242,7 +208,7 @@ def _write_report(
     ]
     stable = len(found) - len(failed)
     text = (
-        f"{stable} of {len(found)} replicas alive after {_duration_ps(cfg, run):g} ps of "
+        f"{stable} of {len(found)} replicas alive after {duration_ps(cfg, run):g} ps of "
         f"{description(cfg)}, started from {cfg.start} structures. Masses and friction are chosen "
         "for sampling: times are those of the model, not of the protein. Temperatures are kinetic, over "
         "the later half of the run. ns_per_day is the length of each trajectory with all running together."

@@ -145,12 +145,12 @@ class Audit(Section):
     false_alarm: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     calibrate: bool = True
     checks: list[Check] = list(get_args(Check))
-    nve_duration_ps: Positive = 5.0
+    nve_duration_ps: Positive = 2.0
     nve_timestep_fs: Positive = 1.0
     nve_replicas: Count = 4
     max_nve_drift_kcal_mol_ns_bead: Positive = 0.5
-    scaling_duration_ps: Positive = 1.0
-    scaling_factors: Annotated[list[Positive], Field(min_length=2)] = [0.5, 1.0, 2.0]
+    scaling_duration_ps: Positive = 0.5
+    scaling_factors: Annotated[list[Positive], Field(min_length=2)] = [1.0, 2.0, 4.0]
     min_scaling_order: Positive = 1.5
     scan_duration_ps: Positive = 2.0
     scan_replicas: Count = 4

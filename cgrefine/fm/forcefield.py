@@ -113,7 +113,14 @@ def load(folder: Path) -> ForceField:
     if facts.get("species") != list(RESIDUES):
         raise InputError(f"{folder}/forcefield.json: its species table is not this version's residue table")
     force_field = ForceField(facts, checkpoint.load_params(folder / "params.npz"))
-    missing = [t.name for t in force_field.model.terms if t.name not in force_field.params]
+    try:
+        terms = force_field.model.terms
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{folder}/forcefield.json: this version cannot make the energy of its facts ({error}); it is of "
+            "another version, make it again with this one"
+        ) from error
+    missing = [t.name for t in terms if t.name not in force_field.params]
     if missing:
         raise InputError(f"{folder}/params.npz: no parameters for {missing}")
     return force_field

@@ -13,8 +13,8 @@ from scipy.stats import t as student
 
 from cgrefine.energy import BeadEnergies
 from cgrefine.sim.kernels import Fast
-from cgrefine.sim.nve import VelocityVerlet
-from cgrefine.sim.rollout import Chunk, rollout, settings
+from cgrefine.sim.langevin import Integrator
+from cgrefine.sim.rollout import Chunk, Settings, rollout
 from cgrefine.sim.stability import Checks
 from cgrefine.sim.survival import clopper_pearson
 from cgrefine.system import System
@@ -77,20 +77,19 @@ def constant_energy_run(
     positions: np.ndarray,
     kT: np.ndarray,
     seed: int,
-    dt: float,
-    duration: float,
-    cutoff_A: float,
+    integrator: Integrator,
+    run: Settings,
     limits: Checks,
     watch: Callable[[Any], Any] = lambda chunks: chunks,
     fast: Fast | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Velocity Verlet in float64 from thermal positions (n, 3) with Maxwell momenta at kT (g,).
+    """Dynamics in float64 from thermal positions (n, 3) with Maxwell momenta at kT (g,).
 
-    dt, duration: internal. Returns time_ps (s,), total energy (s, g), alive (s, g), status (g,).
+    integrator: one that conserves the energy: velocity Verlet, or BAOAB without friction, which is the same.
+    Returns time_ps (s,), total energy (s, g), alive (s, g), status (g,).
     In float32 the rounding of the energy would hide the drift. `watch` wraps the iterator of chunks.
     fast: see `rollout`.
     """
-    run = settings(duration, duration / 100.0, dt, cutoff_A)
     with jax.enable_x64(True):
         chunks: list[Chunk] = list(
             watch(
@@ -101,7 +100,7 @@ def constant_energy_run(
                     np.asarray(positions, np.float64),
                     np.asarray(kT, np.float64),
                     jax.random.key(seed),
-                    VelocityVerlet(dt),
+                    integrator,
                     run,
                     limits,
                     fast,

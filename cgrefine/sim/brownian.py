@@ -12,14 +12,17 @@ The noise is carried as the momentum that it stands for, p_n = sqrt(m kT) ξ_n: 
 particle are those of the bath. So the kinetic temperature of a run is that of the noise, and no check.
 """
 
-import math
 from dataclasses import dataclass
+from functools import partial
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cgrefine.sim.langevin import Evaluate, Graphs, Pair, State, maxwell_momenta
+from cgrefine.sim.langevin import Evaluate, Graphs, Number, Pair, State, maxwell_momenta
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=("dt", "friction"), meta_fields=())
 @dataclass(frozen=True)
 class Brownian:
     """Overdamped dynamics with time step `dt` and `friction` (1/time), internal units.
@@ -27,8 +30,8 @@ class Brownian:
     A free bead diffuses with D = kT/(friction m).
     """
 
-    dt: float
-    friction: float
+    dt: Number
+    friction: Number
 
     def pair(
         self,
@@ -41,7 +44,7 @@ class Brownian:
         h = self.dt
         mobility = 1.0 / (self.friction * mass)
         # sqrt(2 kT h/(γ m)) ξ/2 is this many times p/m
-        noise_time = math.sqrt(0.5 * h / self.friction)
+        noise_time = jnp.sqrt(0.5 * h / self.friction)
         per_mass = 1.0 / mass
 
         def init(key, positions, params):

@@ -81,7 +81,6 @@ class Program:
     forces: the fast ones, see `Fast`, or None."""
 
     bead_energies: BeadEnergies
-    integrator: Integrator
     forces: Callable[[Any, Array], Array] | None
     cutoff_A: float
     capacity: int
@@ -101,8 +100,8 @@ class Lengths(NamedTuple):
 
 class Given(NamedTuple):
     """What a run is handed and does not change: params, system, all pairs, kT (n,) kcal/mol of each bead,
-    limits, the tree of fast forces, and the ladders of temperatures if there are any: kT is then that of the
-    rungs at the start."""
+    limits, the tree of fast forces, the integrator, and the ladders of temperatures if there are any: kT is
+    then that of the rungs at the start."""
 
     params: Any
     system: System
@@ -110,6 +109,7 @@ class Given(NamedTuple):
     kT: Array
     limits: Checks
     chain: Any
+    integrator: Integrator
     ladders: Ladders | None = None
 
 
@@ -126,7 +126,7 @@ def start(
     n_graphs = system.graph_mask.shape[0]
     graphs = packed_graphs(jnp.asarray(system.graph_id), n_graphs)
     evaluate = _evaluator(program, given, program.forces)
-    pair = program.integrator.pair(evaluate, jnp.asarray(system.mass)[:, None], kT[:, None], graphs)
+    pair = given.integrator.pair(evaluate, jnp.asarray(system.mass)[:, None], kT[:, None], graphs)
     state = pair.init(key, x, given.params)
     alive = jnp.full(n_graphs, int(Status.OK), jnp.int32)
     status = first_failure(given.limits, _motion(state, system, kT), system, alive)
@@ -273,7 +273,7 @@ def _edge_step(program: Program, given: Given, key: Array, before: Progress) -> 
         return evaluate(params, jnp.where(usable[:, None], x, before.state.positions))
 
     graphs = packed_graphs(jnp.asarray(system.graph_id), before.status.shape[0])
-    pair = program.integrator.pair(guarded, jnp.asarray(system.mass)[:, None], given.kT[:, None], graphs)
+    pair = given.integrator.pair(guarded, jnp.asarray(system.mass)[:, None], given.kT[:, None], graphs)
     return pair.step(jax.random.fold_in(key, before.step + 1), before.state, given.params)
 
 
@@ -292,7 +292,7 @@ def _fast_steps(program: Program, lengths: Lengths, given: Given, key: Array, be
 
     graphs = Graphs(lambda values: values.sum((0, 2)), lambda values: values[:, None])
     mass, kT = (_columns(jnp.asarray(values), system) for values in (system.mass, given.kT))
-    pair = program.integrator.pair(evaluate, mass, kT, graphs)
+    pair = given.integrator.pair(evaluate, mass, kT, graphs)
     known = before.state.at
     x, p, f = (_columns(values, system) for values in (*before.state[:2], known.forces))
     origin, none = x[:, :, :1], jnp.zeros((), x.dtype)

@@ -1,7 +1,8 @@
 """Langevin dynamics by BAOAB, over all beads of a packed graph at once.
 
-The integrator is a frozen, hashable value (`Langevin(dt, friction)`); `pair` gives its init and step
-for a force function, masses and kT. One step of BAOAB, with F the force and h the time step:
+The integrator is a frozen value (`Langevin(dt, friction)`), and a tree of its numbers, so that compiled code
+takes them as arguments; `pair` gives its init and step for a force function, masses and kT. One step of
+BAOAB, with F the force and h the time step:
 
     B  p ← p + h/2 F(x)
     A  x ← x + h/2 p/m
@@ -13,9 +14,9 @@ Leimkuhler & Matthews, Appl. Math. Res. Express 2013, 34 (2013). Positions of a 
 sampled without time-step error; momenta at full steps have one of order h².
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -76,12 +77,16 @@ class Pair(NamedTuple):
     step: Callable[[Array, State, Any], State]
 
 
+Number = float | Array
+"""A float on the host, an array () in compiled code."""
+
+
 @runtime_checkable
 class Integrator(Protocol):
-    """A hashable value that makes an init/step pair."""
+    """A tree of numbers that makes an init/step pair; what is no number of it (lengths) is static."""
 
     @property
-    def dt(self) -> float: ...
+    def dt(self) -> Number: ...
 
     def pair(self, evaluate: Evaluate, mass: Array, kT: Array, graphs: Graphs) -> Pair:
         """mass (g/mol) and kT (kcal/mol) broadcast against the positions; graphs: which beads are one."""
@@ -98,17 +103,18 @@ def maxwell_momenta(
     return jnp.sqrt(mass * kT) * noise.normal(key, like.shape, like.dtype)
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=("dt", "friction"), meta_fields=())
 @dataclass(frozen=True)
 class Langevin:
-    """BAOAB with time step `dt` and `friction`, internal units.
+    """BAOAB with time step `dt` and `friction`, internal units; without friction it is velocity Verlet.
 
     Beads with kT = 0 and momentum 0 (padding) stay where they are. The noise of a bead depends on the
     key and on its place in the packed graph alone, so what happens to one replica leaves the others'.
     The centre of mass is not held.
     """
 
-    dt: float
-    friction: float
+    dt: Number
+    friction: Number
 
     def pair(
         self,
@@ -122,8 +128,9 @@ class Langevin:
         Each bead has a bath of its own, so it does not matter which beads are one graph.
         """
         h = self.dt
-        c = math.exp(-self.friction * h)
-        kick = jnp.sqrt((1.0 - c * c) * mass * kT)
+        c = jnp.exp(-self.friction * h)
+        # 1 - c², which loses most of its digits where the friction is small
+        kick = jnp.sqrt(-jnp.expm1(-2.0 * self.friction * h) * mass * kT)
         per_mass = 1.0 / mass
 
         def init(key, positions, params):

@@ -20,12 +20,14 @@ still be far from ergodic: Langevin dynamics is the default.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cgrefine.sim.langevin import Evaluate, Graphs, Pair, State, maxwell_momenta
+from cgrefine.sim.langevin import Evaluate, Graphs, Number, Pair, State, maxwell_momenta
 
 _THIRD = 1.0 / (2.0 - 2.0 ** (1.0 / 3.0))
 _FIFTH = 1.0 / (4.0 - 4.0 ** (1.0 / 3.0))
@@ -53,6 +55,11 @@ class Bath(NamedTuple):
     mass: Array
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("dt", "relaxation"),
+    meta_fields=("length", "weights"),
+)
 @dataclass(frozen=True)
 class NoseHoover:
     """Chains of `length` links with relaxation time `relaxation` (τ) and time step `dt`, internal units.
@@ -61,8 +68,8 @@ class NoseHoover:
     fewer than two links (a single one is not ergodic even for one oscillator among many).
     """
 
-    dt: float
-    relaxation: float
+    dt: Number
+    relaxation: Number
     length: int = 3
     weights: int = 3
 
@@ -131,7 +138,7 @@ class NoseHoover:
 
 
 def _substep(
-    delta: float, twice_kinetic: Float[Array, " graphs"], chain: Chain, bath: Bath
+    delta: Number, twice_kinetic: Float[Array, " graphs"], chain: Chain, bath: Bath
 ) -> tuple[Float[Array, " graphs"], Chain]:
     """The chains over a time delta by one symmetric splitting: last link to first, scaling, first to last."""
     p, q = list(chain.momenta.T), list(bath.mass.T)

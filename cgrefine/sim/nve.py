@@ -1,12 +1,15 @@
 """Constant-energy dynamics by velocity Verlet: the control that shows whether forces are a gradient."""
 
 from dataclasses import dataclass
+from functools import partial
 
+import jax
 from jaxtyping import Array, Float
 
-from cgrefine.sim.langevin import Evaluate, Graphs, Pair, State, maxwell_momenta
+from cgrefine.sim.langevin import Evaluate, Graphs, Number, Pair, State, maxwell_momenta
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=("dt",), meta_fields=())
 @dataclass(frozen=True)
 class VelocityVerlet:
     """Velocity Verlet with time step `dt`, internal units. The energy error is bounded, of order dt².
@@ -14,7 +17,7 @@ class VelocityVerlet:
     Swope, Andersen, Berens & Wilson, J. Chem. Phys. 76, 637 (1982).
     """
 
-    dt: float
+    dt: Number
 
     def pair(
         self,

@@ -39,6 +39,9 @@ from cgrefine.system import System
 CAPACITY_STEP = 256
 """Edge buffers are multiples of this, so that similar runs share one compilation."""
 
+SHORT_STRIDE, SHORT_CHUNK = 10, 10
+"""Steps of a frame and frames of a chunk of short runs."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -155,6 +158,12 @@ def settings(
     return Settings(n_frames, stride, chunk, cutoff_A, check_every=look, rungs=rungs, rounds=stride // steps)
 
 
+def short_settings(duration: float, dt: float, cutoff_A: float) -> Settings:
+    """At least that long, both in one unit, in chunks that are the same for all: they share a compilation."""
+    chunks = math.ceil(duration / (SHORT_STRIDE * SHORT_CHUNK * dt) - 1e-9)
+    return Settings(max(1, chunks) * SHORT_CHUNK, SHORT_STRIDE, SHORT_CHUNK, cutoff_A)
+
+
 def _largest_divisor(number: int, limit: int) -> int:
     return max(d for d in range(1, min(limit, number) + 1) if number % d == 0)
 
@@ -177,7 +186,8 @@ def rollout(
     kT: thermal energy of each graph, kcal/mol. With run.rungs every so many consecutive graphs are a ladder:
     they start at the same, rising thermal energies, and exchange them (see `exchange`).
     The computation is in the dtype of `positions`: parameters, masses and limits are brought to it.
-    The same bead_energies, integrator, stride and chunk compile once, whatever the parameters and kT.
+    The same bead_energies, kind of integrator, stride and chunk compile once, whatever the parameters, kT and
+    the integrator's numbers.
     fast: forces of the same energy, used between frames; each frame's own energy is that of bead_energies.
     With it a failure is seen, and its replica frozen, every run.check_every steps.
     resume: the named leaves of a snapshot of the same run, which goes on with the chunk after it.
@@ -198,9 +208,7 @@ def rollout(
     capacity = _rounded(run.headroom * _edge_count(np.asarray(positions), pairs, run.cutoff_A), pairs)
     start_key, *keys = jax.random.split(key, 3)
     keys = jnp.stack(keys)
-    program = Program(
-        bead_energies, integrator, None if fast is None else fast.forces, run.cutoff_A, capacity
-    )
+    program = Program(bead_energies, None if fast is None else fast.forces, run.cutoff_A, capacity)
     lengths = Lengths(
         run.chunk_frames, run.rounds, run.stride // run.rounds // run.check_every, run.check_every
     )
@@ -212,6 +220,7 @@ def rollout(
         kT=jnp.where(system.bead_mask, jnp.asarray(kT, x.dtype)[system.graph_id], 0.0),
         limits=in_dtype(limits, x.dtype),
         chain=() if fast is None else in_dtype(fast.chain, x.dtype),
+        integrator=in_dtype(integrator, x.dtype),
         ladders=None if run.rungs == 1 else in_dtype(sets, x.dtype),
     )
     regrown = done = 0
@@ -230,7 +239,7 @@ def rollout(
             program, regrown = _grown(program, pairs), regrown + 1
             continue
         progress, done = after, done + run.chunk_frames
-        yield _to_host(progress, frames, done, run, integrator.dt, regrown, program.capacity)
+        yield _to_host(progress, frames, done, run, float(integrator.dt), regrown, program.capacity)
 
 
 def _grown(program: Program, pairs: Candidates) -> Program:

@@ -9,11 +9,12 @@ from cgrefine import units
 from cgrefine.cli.audit_energy import drift_finding, order_finding
 from cgrefine.cli.audit_verdict import judged, survival_finding, temperature_check, temperature_finding
 from cgrefine.cli.replicas import Outcome
-from cgrefine.config.running import Audit, Criteria
+from cgrefine.config.running import Audit, Criteria, Sim
 from cgrefine.sim import audit, evaluation
 from cgrefine.sim.calibration import highest_kinetic_kT
 from cgrefine.sim.configurational import configurational_temperature
 from cgrefine.sim.langevin import Langevin
+from cgrefine.sim.nve import VelocityVerlet
 from cgrefine.sim.rollout import rollout, settings
 from cgrefine.sim.stability import checks
 from cgrefine.sim.trial import Trial, trial
@@ -28,6 +29,7 @@ CFG = Audit(
     max_nve_drift_kcal_mol_ns_bead=1e-9,
     min_scaling_order=2.0,
 )
+SIM = Sim(temperature_K=KELVIN, friction_per_ps=5.0, replicas=REPLICAS, duration_ps=6.0)
 MOST = int(binom.ppf(1 - 1e-4, RUNS, CFG.false_alarm))
 """Alarms among so many runs that a rate at the stated level exceeds with a probability of 1e-4."""
 
@@ -41,7 +43,7 @@ def run_alarms(times_failed, kelvins, config, slopes, orders, wanted_K=KELVIN) -
     verdict = judged(found, 1.0, CFG.confidence)
     findings = [
         survival_finding(verdict, CFG),
-        temperature_finding(verdict, wanted_K, CFG),
+        temperature_finding(verdict, SIM.model_copy(update={"temperature_K": wanted_K}), CFG),
         temperature_check("t", config, len(found), wanted_K, 1e-9, CFG, ""),
         drift_finding(slopes, CFG),
         order_finding(orders, CFG),
@@ -81,11 +83,17 @@ def dynamics(kelvin: float, length_ps: float, step_fs: float) -> tuple[Trial, np
     run = settings(units.from_fs(1000 * length_ps), units.from_fs(500.0), dt, planted.REACH_A)
     kT = np.full(count, units.thermal_energy(kelvin), np.float32)
     saved = []
-    chunks = rollout(
+    steps = rollout(
         planted.MODEL, planted.params(N, {}), system, start, kT, jax.random.key(1),
         Langevin(dt, units.from_per_ps(5.0)), run, limits,
     )  # fmt: skip
-    result = trial(chunks, length_ps, step_fs / 1000, lambda chunk: saved.append(chunk.positions))
+
+    def watched():
+        for chunk in steps:
+            saved.append(chunk.positions)
+            yield chunk
+
+    result = trial(watched(), length_ps, step_fs / 1000)
     return result, np.concatenate(saved).reshape(-1, count, N, 3)
 
 
@@ -108,10 +116,11 @@ def alarms(kelvin: float) -> int:
     system, limits = packed(RUNS * REPLICAS, 1e4)
     slopes, sigma = [], []
     for step_fs in (2.0, 4.0):
+        dt, length = units.from_fs(step_fs), units.from_fs(400.0)
         time_ps, total, alive, _ = audit.constant_energy_run(
             planted.MODEL, planted.params(N, {}), system, frames[-1].reshape(-1, 3),
-            np.full(RUNS * REPLICAS, units.thermal_energy(KELVIN)), 5, units.from_fs(step_fs),
-            units.from_fs(400.0), planted.REACH_A, limits,
+            np.full(RUNS * REPLICAS, units.thermal_energy(KELVIN)), 5, VelocityVerlet(dt),
+            settings(length, length / 100, dt, planted.REACH_A), limits,
         )  # fmt: skip
         slopes.append(audit.energy_drifts(time_ps, total, alive) / N)
         sigma.append(audit.fluctuations(total, alive))

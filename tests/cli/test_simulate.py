@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from functools import cached_property
 
 import mdtraj
@@ -11,7 +12,9 @@ import pytest
 
 from cgrefine.artifacts import stage_folder
 from cgrefine.cli import audit, audit_ensemble, simulate
+from cgrefine.cli.audit_subject import Subject
 from cgrefine.cli.console import Console
+from cgrefine.cli.force_field import members_of
 from cgrefine.cli.replicas import Outcome, read_outcomes, write_outcomes
 from cgrefine.cli.simulate import assigned, chosen_domains, packs
 from cgrefine.cli.stages import run_stage
@@ -71,6 +74,7 @@ def root(tmp_path_factory):
     """A run folder after prepare, simulate and audit."""
     root = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
+        forcefield.save(root / "train" / "forcefield", FORCE_FIELD)
         patch.setattr(forcefield, "load", lambda folder: FORCE_FIELD)
         for name in ("prepare", "simulate", "audit"):
             with stage_folder(root, name, CONFIG, "0", {}) as stage:
@@ -183,10 +187,12 @@ def test_members_that_disagree_on_simulated_frames_are_told(root, monkeypatch):
         lambda path: Springs({}, {"bond": {"k": np.array([k[path.parent.name], 0.0], np.float32)}}),
     )
     found = [o for o in read_outcomes(root / "simulate" / "replicas.csv") if o.domain == "held"]
-    told = audit_ensemble.doubt(root, found, 320.0)
+    data, folder = open_dataset(root / "prepare"), root / "simulate"
+    subject = Subject(FORCE_FIELD, data, CFG, folder, found, 1.0, members)
+    told = audit_ensemble.doubt(subject)
     assert told is not None and told.frames == 60
     apart = []
-    for domain in audit_ensemble.simulated(open_dataset(root / "prepare"), root, found, 320.0):
+    for domain in audit_ensemble.simulated(subject):
         x = np.asarray(domain.positions, np.float64)
         bond = np.diff(x, axis=1)
         r = np.linalg.norm(bond, axis=-1, keepdims=True)
@@ -200,7 +206,17 @@ def test_members_that_disagree_on_simulated_frames_are_told(root, monkeypatch):
     assert told.simulated.rms == pytest.approx(expected, rel=1e-3)
     assert told.ratio == pytest.approx(expected / 0.5, rel=1e-3)
     shutil.rmtree(root / "train")
-    assert audit_ensemble.doubt(root, found, 320.0) is None
+    assert audit_ensemble.doubt(replace(subject, members=None)) is None
+
+
+def test_members_are_those_of_the_simulated_model(tmp_path):
+    """Beside the force field of a train stage; those of root/train are none of another model's."""
+    prior = forcefield.prior_only({"terms": [BOND]}, {"bond": TRUE["bond"]}, 320.0)
+    for folder in ("run/train", "run/train/members/0", "other"):
+        forcefield.save(tmp_path / folder / "forcefield", prior)
+    members = tmp_path / "run" / "train" / "members"
+    assert members_of(tmp_path / "run") == members == members_of(tmp_path / "run" / "train" / "forcefield")
+    assert members_of(tmp_path / "other") is None and members_of(members / "0") is None
 
 
 def test_another_model_runs_and_is_audited_without_a_train_folder(root, tmp_path):

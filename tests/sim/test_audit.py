@@ -7,9 +7,13 @@ import pytest
 from cgrefine import units
 from cgrefine.config.running import Criteria
 from cgrefine.sim import audit
+from cgrefine.sim.nve import VelocityVerlet
+from cgrefine.sim.rollout import settings
 from cgrefine.sim.stability import checks
 from cgrefine.system import pack, topology_from_species
 from tests import analytic
+
+DT = units.from_fs(1.0)
 
 
 def test_energy_drift_is_the_slope_per_ns_of_the_whole_replicas():
@@ -42,7 +46,7 @@ def test_constant_energy_run_is_double_whatever_the_default():
     with jax.enable_x64(False):
         time_ps, total, alive, status = audit.constant_energy_run(
             analytic.harmonic, {"k": np.float32(2.0)}, system, np.ones((3, 3)), np.full(3, 0.6), 0,
-            units.from_fs(1.0), units.from_fs(4000.0), 0.0, limits,
+            VelocityVerlet(DT), settings(4000.0 * DT, 40.0 * DT, DT, 0.0), limits,
         )  # fmt: skip
     assert total.dtype == np.float64 and alive.all() and not status.any()
     assert time_ps[-1] == pytest.approx(4.0)
@@ -79,7 +83,7 @@ def test_fluctuation_of_a_harmonic_well_is_of_second_order(dt_fs):
     runs = [
         audit.constant_energy_run(
             analytic.harmonic, {"k": 20.0}, system, np.ones((4, 3)), np.full(4, 0.6), 0,
-            units.from_fs(step), units.from_fs(4000.0), 0.0, limits,
+            VelocityVerlet(step * DT), settings(4000.0 * DT, 40.0 * DT, step * DT, 0.0), limits,
         )
         for step in (dt_fs, 2 * dt_fs)
     ]  # fmt: skip
