@@ -215,7 +215,8 @@ def _survival(study: Ablation) -> Plot:
         # the intervals stand beside each other behind the end
         place, share = verdict.duration_ps * (1.01 + 0.01 * index), verdict.stable / variant.replicas
         low, high = verdict.wilson
-        error = ([share - low], [high - share])
+        # of none or all the bound is the share itself, but for rounding
+        error = ([max(share - low, 0.0)], [max(high - share, 0.0)])
         marks.append(Line([place], [share], error=error, line=False, points=True, colour=index))
     return Plot(
         "Surviving fraction, Kaplan-Meier; bars: interval of the stable fraction",

@@ -27,6 +27,7 @@ from cgrefine.neighbors import padded
 from cgrefine.sim.trajectory import TrajectoryWriter, write_pdb
 from cgrefine.system import pack, topology_from_species
 from tests.chains import chain_from_internal, ideal_helix
+from tests.report.pages import valid_figures
 
 pytestmark = pytest.mark.stages
 
@@ -310,7 +311,9 @@ def test_page_and_screen_say_what_was_not_reached_and_not_measured(tmp_path, bui
         "9.5 ±",
     ):
         assert text in page
-    assert page.count("data:image/png") == 3
+    assert page.count("data:image/png") == len(valid_figures(tmp_path / "ablate" / "report.html")) == 3
+    for name in ("loss", "survival", "observables"):
+        assert (tmp_path / "ablate" / f"{name}.png").stat().st_size > 5000
     screen = " ".join(capsys.readouterr().out.split())
     assert "9 of 12" in screen and "stable replicas" in screen
 

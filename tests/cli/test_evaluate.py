@@ -17,6 +17,7 @@ from cgrefine.errors import InputError
 from cgrefine.fm import forcefield
 from cgrefine.fm.blocks import Estimate
 from tests.fm.prior_toy import FACTS, T_K, TRUE, prior_domain
+from tests.report.pages import valid_figures
 
 pytestmark = pytest.mark.stages
 
@@ -161,6 +162,10 @@ def test_compare_tells_better_from_worse(compared: Path, root: Path):
     for text in ("worse", "not told apart", "no model", "mean of their predictions", "may be among those"):
         assert text in page
     assert (compared / "differences.png").is_file()
+    (figure,) = valid_figures(compared / "report.html")
+    drawn = {t["name"]: (t["x"], t["y"]) for t in figure["data"]}
+    gap = worse["difference"]["mse"]["value"]
+    assert drawn == {"worse": ([0], [pytest.approx(gap, rel=1e-5)]), "not told apart": ([1], [0.0])}
 
 
 @pytest.mark.parametrize(

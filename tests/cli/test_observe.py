@@ -16,6 +16,7 @@ from cgrefine.config import parse
 from cgrefine.data.store import open_dataset, write_domain, write_index
 from cgrefine.sim.trajectory import TrajectoryWriter, write_pdb
 from tests.observables.sample import frames
+from tests.report.pages import valid_figures
 
 TOPOLOGY, X, _ = frames("gpturn10")
 SIM = {
@@ -113,6 +114,11 @@ def test_surfaces_residues_and_dynamics_are_written(copied):
     for name in ("turn", "turn_residues", "turn_free_energy"):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 5000
     page = (folder / "report.html").read_text()
+    drawn = valid_figures(folder / "report.html")
+    floors = [t for f in drawn for t in f["data"] if t.get("name") == "noise floor of the reference"]
+    assert len(floors) == 14 and len(drawn) == 16 + 6 + 6
+    scales = [t["colorbar"]["title"]["text"] for f in drawn for t in f["data"] if t["type"] == "heatmap"]
+    assert {"probability", "F, kcal/mol", "ΔF, kcal/mol", "density, 1/°"} <= set(scales)
     assert "turn, by residue" in page and "turn, free energy" in page and "D = " in page
     d = found["model_diffusion"]
     assert d["fit_ps"] == pytest.approx([0.1, 0.3]) and d["groups"] == 2 and not d["blocks_of_one_run"]

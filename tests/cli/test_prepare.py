@@ -14,6 +14,7 @@ from cgrefine.data.store import open_dataset
 from cgrefine.errors import GateError, InputError
 from tests.chains import random_chain
 from tests.data.mini import Mini, edit
+from tests.report.pages import valid_figures
 
 pytestmark = pytest.mark.stages
 
@@ -69,7 +70,10 @@ def test_split_by_replica(raw, tmp_path):
     assert {d.name: d.topology.n_beads for d in dataset.domains} == {"1abcA00": 5, "2abcA00": 4}
     assert all((d.validation == (d.replica == 1)).all() for d in dataset.domains)
     page = (tmp_path / "out" / "prepare" / "report.html").read_text()
-    assert "2abcA00" in page and "data:image/png" in page
+    assert "2abcA00" in page
+    forces, bonds = valid_figures(tmp_path / "out" / "prepare" / "report.html")
+    assert forces["layout"]["yaxis"]["title"]["text"] == "mapped ⟨F²⟩, (kcal/mol/Å)²"
+    assert sum(bonds["data"][0]["y"]) > 0
 
 
 def test_split_by_domain_has_no_held_out_fit(raw, tmp_path):

@@ -30,6 +30,7 @@ from cgrefine.sim.trajectory import read_frames
 from cgrefine.system import topology_from_species
 from tests.chains import ideal_helix
 from tests.fm.prior_toy import BOND, TRUE
+from tests.report.pages import valid_figures
 
 N, FRAMES = 9, 6
 SIM = {
@@ -124,7 +125,8 @@ def test_metrics_of_the_run(root):
     with (root / "simulate" / "log.csv").open() as handle:
         rows = list(csv.DictReader(handle))
     assert sum(row["domain"] == "held" for row in rows) == 60
-    assert (root / "simulate" / "report.html").stat().st_size > 1000
+    energy, heat = valid_figures(root / "simulate" / "report.html")
+    assert len(energy["data"]) == 4 and "set, 320 K" in str(heat["layout"]["shapes"])
 
 
 def test_audit_counts_and_states(root):

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects
 
 from cgrefine.report.page import Section, Table, write_page
 from cgrefine.report.plot import Axis, Band, Bars, HeatMap, Histogram, Level, Line, Plot
@@ -57,7 +58,21 @@ def errors() -> Plot:
     return Plot("RMSE", Axis("position", names=["first", "last"]), Axis("RMSE, kcal/mol/Å"), marks)
 
 
+def difference() -> Plot:
+    values = np.subtract.outer(np.arange(8.0), np.arange(8.0)) + 3.0
+    heat = HeatMap(EDGES, EDGES, values, "ΔF, kcal/mol", about_zero=True)
+    return Plot("Difference", Axis("Rg, Å"), Axis("Q"), [heat])
+
+
+def energy_and_force() -> Plot:
+    marks = [Line(EDGES, EDGES**2, "energy"), Line(EDGES, -200.0 * EDGES, "force", right=True)]
+    right = Axis("force, kT/Å", limits=(-900.0, 900.0))
+    return Plot("Energy", Axis("r, Å"), Axis("energy, kT"), marks, right=right)
+
+
 PLOTS = (survival, densities, surface, errors)
+BESIDE = (difference, energy_and_force)
+"""Those in columns."""
 
 
 def write(path: Path, plots: bool = True) -> Path:
@@ -68,6 +83,7 @@ def write(path: Path, plots: bool = True) -> Path:
         Section("Verdict", f"Unstable: {RISK}.", plots=drawn[:2]),
         Section("First failure of each replica", "", Table(COLUMNS, rows)),
         Section("More", "Text.", plots=drawn[2:]),
+        Section("Beside each other", "", plots=[make() for make in BESIDE] if plots else [], columns=2),
     ]
     write_page(path, "Stability audit", sections)
     return path
@@ -106,3 +122,13 @@ class Reader(HTMLParser):
     def figures(self) -> list[dict]:
         """What the page hands to plotly.js."""
         return [json.loads(text) for a, text in self.scripts if a.get("type") == "application/json"]
+
+
+def valid_figures(page: Path) -> list[dict]:
+    """Figures of a page, each of which plotly's own schema accepts; none of them is an image alone."""
+    text = page.read_text()
+    found = Reader(text).figures()
+    assert found and text.count('id="plotly"') == 1
+    for figure in found:
+        plotly.graph_objects.Figure(figure)
+    return found

@@ -3,13 +3,13 @@
 import pytest
 
 from tests import browser
-from tests.report.pages import PLOTS, write
+from tests.report.pages import BESIDE, PLOTS, write
 
 EXECUTABLE = browser.executable()
 pytestmark = pytest.mark.skipif(
     EXECUTABLE is None, reason="no browser: `make browser`, or CGREFINE_BROWSER=/path/to/chromium"
 )
-DRAWN = f"document.querySelectorAll('figure.drawn').length === {len(PLOTS)}"
+DRAWN = f"document.querySelectorAll('figure.drawn').length === {len(PLOTS) + len(BESIDE)}"
 HEADINGS = "[...document.querySelectorAll('thead th')]"
 
 
@@ -58,12 +58,15 @@ def test_every_plot_shows_its_data(page):
         levels: count('.shapelayer path'), images: count(':scope > img'), left: plot.left, right: plot.right,
         ticks: figure.querySelectorAll('.xtick').length, titles: count('.xtitle, .ytitle'),
       }})""")
-    survival, densities, surface, errors = shown
+    survival, densities, surface, errors, difference, forces = shown
     assert survival["lines"] == 1 and survival["fills"] == 1 and survival["levels"] == 1
     assert survival["points"] == 1 and survival["errors"] == 1
     assert densities["lines"] == 2
     assert surface["heat"] == 1 and surface["lines"] == 1
     assert errors["bars"] == 4 and errors["errors"] == 1
+    assert difference["heat"] == 1 and forces["lines"] == 2
+    beside = forces["left"] > difference["right"]
+    assert beside == (width > 1000), "in columns at the desk, below each other on the phone"
     for plot in shown:
         assert plot["images"] == 0 and plot["ticks"] >= 2 and plot["titles"] == 2
         assert plot["left"] >= 0 and plot["right"] <= width
@@ -126,9 +129,10 @@ def test_paper_gets_the_images(tab, url):
     tab.open(url, 800, 600)
     tab.wait_for(DRAWN)
     tab.call("Emulation.setEmulatedMedia", media="print")
-    shown = "[...document.querySelectorAll('figure > {}')].filter(e => e.offsetHeight > 50).length"
+    shown = "[...document.querySelectorAll('figure > {0}, .plots > {0}')]"
+    shown += ".filter(e => e.offsetHeight > 50).length"
     try:
-        assert tab.evaluate(shown.format("img")) == len(PLOTS) and tab.evaluate(shown.format("div")) == 0
+        assert tab.evaluate(shown.format("img")) == len(PLOTS) + 1 and tab.evaluate(shown.format("div")) == 0
     finally:
         tab.call("Emulation.setEmulatedMedia", media="")
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from cgrefine.report.page import Section, Table, numeric, sort_value, write_page
-from tests.report.pages import COLUMNS, PLOTS, RISK, ROWS, Reader, write
+from tests.report.pages import BESIDE, COLUMNS, PLOTS, RISK, ROWS, Reader, write
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_one_library_and_data_in_each_plot(page):
     assert len(packed) == 1
     assert b"plotly.js v" in gzip.decompress(base64.b64decode(packed[0]))[:200]
     figures = page.figures()
-    assert len(figures) == len(PLOTS) == sum(tag == "figure" for tag, _ in page.elements)
+    assert len(figures) == len(PLOTS) + len(BESIDE) == sum(tag == "figure" for tag, _ in page.elements)
     for found in figures:
         assert found["data"] and found["layout"]["xaxis"]["title"]["text"]
         for trace in found["data"]:
@@ -46,8 +46,9 @@ def test_one_library_and_data_in_each_plot(page):
 
 
 def test_each_plot_has_an_image_for_paper_and_for_no_script(page):
+    """Those in columns have one together."""
     images = [a for tag, a in page.elements if tag == "img"]
-    assert len(images) == len(PLOTS)
+    assert len(images) == len(PLOTS) + 1
     for image in images:
         assert base64.b64decode(image["src"].removeprefix("data:image/png;base64,")).startswith(b"\x89PNG")
         assert image["alt"]
@@ -70,7 +71,7 @@ def test_scripts_are_only_what_the_page_needs(tmp_path):
 
 def test_contents_link_to_the_sections(page):
     links = [a["href"].removeprefix("#") for tag, a in page.elements if tag == "a"]
-    assert links == [a["id"] for tag, a in page.elements if tag == "section"] and len(links) == 3
+    assert links == [a["id"] for tag, a in page.elements if tag == "section"] and len(links) == 4
 
 
 def test_numeric_cells_carry_their_number(text):

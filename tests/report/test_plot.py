@@ -10,10 +10,20 @@ import pytest
 
 from cgrefine.report import interactive, static
 from cgrefine.report.plot import COLOURS, GREY, Axis, Bars, HeatMap, Histogram, Level, Line, Plot, colours
-from tests.report.pages import EDGES, PLOTS, densities, errors, surface, survival
+from tests.report.pages import (
+    BESIDE,
+    EDGES,
+    PLOTS,
+    densities,
+    difference,
+    energy_and_force,
+    errors,
+    surface,
+    survival,
+)
 
 
-@pytest.mark.parametrize("make", PLOTS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", (*PLOTS, *BESIDE), ids=lambda make: make.__name__)
 def test_plotly_knows_every_property(make):
     """plotly's own schema refuses a property or value that plotly.js would pass over in silence."""
     found = interactive.figure(make())
@@ -50,6 +60,45 @@ def test_a_heat_map_has_x_to_the_right():
     assert heat["customdata"][5][2] == 1000.0
     linear = interactive.figure(Plot("c", plot.x, plot.y, [HeatMap(EDGES, EDGES, values, "n")]))["data"][0]
     assert linear["z"][5][2] == 1000.0 and linear["z"][0][0] == 0.0
+
+
+def test_colours_of_a_difference_are_about_zero():
+    """The largest value is 10, the lowest -4: both drawings run from -10 to 10, with white in the middle."""
+    (heat,) = interactive.figure(difference())["data"]
+    assert (heat["zmin"], heat["zmax"]) == (-10.0, 10.0) and heat["colorscale"][3] == [0.5, "#F7F7F7"]
+    mesh = static.figure(difference()).axes[0].collections[0]
+    assert mesh.get_clim() == (-10.0, 10.0)
+    assert np.asarray(mesh.cmap(0.5))[:3] == pytest.approx(0xF7 / 255, abs=0.01)
+
+
+def test_given_limits_hold_for_both_drawings():
+    """Also on a logarithmic scale, where plotly.js draws the logarithm."""
+    for log, expected in ((False, (1.0, 100.0)), (True, (0.0, 2.0))):
+        mark = HeatMap(EDGES, EDGES, np.full((8, 8), 5.0), "n", log=log, limits=(1.0, 100.0))
+        plot = Plot("c", Axis("x"), Axis("y"), [mark])
+        (heat,) = interactive.figure(plot)["data"]
+        assert (heat["zmin"], heat["zmax"]) == pytest.approx(expected)
+        assert static.figure(plot).axes[0].collections[0].get_clim() == (1.0, 100.0)
+
+
+def test_a_force_has_its_axis_to_the_right():
+    found = interactive.figure(energy_and_force())
+    energy, force = found["data"]
+    assert "yaxis" not in energy and force["yaxis"] == "y2"
+    assert found["layout"]["yaxis2"]["range"] == [-900.0, 900.0]
+    left, right = static.figure(energy_and_force()).axes
+    assert right.get_ylim() == (-900.0, 900.0) and right.get_ylabel() == "force, kT/Å"
+    assert len(left.containers) == len(right.containers) == 1
+    lonely = [Line([0], [0], "force", right=True)]
+    with pytest.raises(ValueError, match="'force' needs an axis to the right"):
+        Plot("c", Axis("x"), Axis("y"), lonely)
+
+
+def test_columns_stand_side_by_side_under_their_captions():
+    fig = static.figure(densities(), errors(), survival(), columns=2)
+    first, second, third = (axes.get_position() for axes in fig.axes)
+    assert first.y0 == second.y0 > third.y1 and second.x0 > first.x1 and third.x0 == first.x0
+    assert [axes.get_title() for axes in fig.axes] == ["Densities", "RMSE", "Surviving fraction"]
 
 
 def test_both_drawings_have_the_same_data():
