@@ -22,7 +22,7 @@ from tests.sim.test_rollout import LANGEVIN, TOPOLOGY, N, bad_start, go, starts
 
 KT = np.array([0.35, 0.6, 1.0])
 A, B, LADDERS = 1.5, 0.3, 160
-RUN = Settings(n_frames=160, stride=10, chunk_frames=80, cutoff_A=0.0, rungs=3)
+RUN = Settings(n_frames=320, stride=10, chunk_frames=80, cutoff_A=0.0, rungs=3)
 SHORT = Settings(n_frames=6, stride=6, chunk_frames=2, cutoff_A=8.0, rungs=3, rounds=3)
 LADDER = np.array([0.5, 0.6, 0.72])
 
