@@ -20,7 +20,7 @@ from cgrefine.energy import BeadEnergies, Params
 from cgrefine.neighbors import Neighbors
 from cgrefine.system import Capacity, System, Topology, exact_capacity, pack
 
-CHUNK_BEADS = 4096
+CHUNK_BEADS = 1024
 """Beads whose energies are differentiated at a time, on each device."""
 
 EDGE_STEP = 256
