@@ -15,7 +15,7 @@ audit.json, of one force field (lengths in Å, energies in kcal/mol or kT where 
     temperature_K                   kinetic: value, stderr
     checks                          by name: value, stderr, limit, unit, passed (null: a statement), says,
                                     warning (a statement that asks to be looked at)
-    constant_energy, scaling, timesteps, temperatures, configurational, holes, mirror
+    constant_energy, scaling, timesteps, temperatures, configurational, holes, mirror, unusual, observables
                                     numbers of each check that was made (`conservation` is constant_energy)
     ensemble                        disagreement of the members of an ensemble; empty without members
 With several force fields: format, models (by name, each as above) and comparison.
@@ -32,9 +32,11 @@ from cgrefine.artifacts import Record, Stage, read_json, write_json
 from cgrefine.cli.audit_energy import configurational, conservation, mirror, scaling
 from cgrefine.cli.audit_ensemble import disagreement
 from cgrefine.cli.audit_holes import holes
+from cgrefine.cli.audit_observables import observables
 from cgrefine.cli.audit_plots import survival_plots
 from cgrefine.cli.audit_scans import temperatures, timesteps
 from cgrefine.cli.audit_subject import Part, Subject
+from cgrefine.cli.audit_unusual import unusual
 from cgrefine.cli.audit_verdict import (
     Finding,
     Verdict,
@@ -67,6 +69,8 @@ CHECKS: dict[str, Callable[[Subject, Audit, Console], Part]] = {
     "configurational": configurational,
     "holes": holes,
     "mirror": mirror,
+    "unusual": unusual,
+    "observables": observables,
 }
 ENTRY = {"conservation": "constant_energy"}
 """Where a check stands in audit.json, if not under its own name."""
@@ -93,6 +97,7 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
         found=read_outcomes(root / "simulate" / "replicas.csv"),
         duration_ps=read_json(root / "simulate" / "metrics.json")["metrics"]["duration_ps"]["value"],
         members=members_of(simulated_path(root)),
+        observables=config.observables,
     )
     domains = subject.domains()
     count = bead_steps(sim, subject.starts(len(subject.found)))

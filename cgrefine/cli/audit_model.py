@@ -54,7 +54,7 @@ def audit_force_fields(
     dataset = open_dataset(data_folder(reference))
     inputs = {f"{i}:{name}": identity(Path(name)) for i, name in enumerate(models)}
     inputs["data"] = file_hash(dataset.folder / "dataset.json")
-    sections = {s: getattr(config, s).model_dump(mode="json") for s in ("sim", "audit")}
+    sections = {s: getattr(config, s).model_dump(mode="json") for s in ("sim", "audit", "observables")}
     fingerprint = artifacts.fingerprint_of("audit", sections, inputs)
     ran = force or artifacts.complete(out, "audit") != fingerprint
     if ran:
@@ -98,8 +98,8 @@ def _build(stage: Stage, models: Sequence[str], dataset: Dataset, config: Config
     for index, name in enumerate(models):
         folder = stage.path / f"model{index}"
         console.say(f"{name}: {len(replicas)} replicas over {sim.duration_ps:g} ps")
-        members = members_of(Path(name))
-        subject = simulated(force_fields[name], dataset, replicas, sim, folder, console, members)
+        subject = simulated(force_fields[name], dataset, replicas, sim, folder, console)
+        subject = replace(subject, members=members_of(Path(name)), observables=config.observables)
         found[name] = audited(subject, thresholds, cfg, console, loosened=cfg.calibrate)
         record(stage.record, found[name], "" if len(models) == 1 else f"model{index}.")
         console.result(f"{name}: {found[name].verdict.sentence}")
@@ -128,7 +128,6 @@ def simulated(
     sim: Sim,
     folder: Path,
     console: Console,
-    members: Path | None,
 ) -> Subject:
     """Run the replicas as `simulate` does, and write what it writes below `folder`."""
     scratch = folder / SCRATCH
@@ -137,7 +136,7 @@ def simulated(
     whole = run_packs(replicas, force_field, sim, run, scratch, console, lambda: None)
     _, found = write_runs(folder, sim, run, whole)
     shutil.rmtree(scratch)
-    return Subject(force_field, dataset, sim, folder, found, duration_ps(sim, run), members)
+    return Subject(force_field, dataset, sim, folder, found, duration_ps(sim, run))
 
 
 def comparison(verdicts: dict[str, Verdict]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What is audited: a force field, the reference, and a simulation with its trajectories."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from cgrefine.cli.failures import Told, read_failures
 from cgrefine.cli.observe import reference_groups
 from cgrefine.cli.replicas import Outcome, Replica
 from cgrefine.cli.simulate import packed
-from cgrefine.config.running import Sim
+from cgrefine.config.running import Observables, Sim
 from cgrefine.data.store import Dataset, Domain
 from cgrefine.errors import InputError
 from cgrefine.interop.opened import Modelled
@@ -46,6 +46,7 @@ class Subject:
     found: Sequence[Outcome]
     duration_ps: float
     members: Path | None = None
+    observables: Observables = field(default_factory=Observables)
 
     def frames(self, outcome: Outcome) -> np.ndarray:
         """Saved frames (f, n, 3) Å of one replica, the start first."""

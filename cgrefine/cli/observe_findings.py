@@ -42,6 +42,16 @@ class Comparison:
         return self.distances["mean_absolute" if self.jensen_shannon is None else "wasserstein"]
 
     @property
+    def divergence(self) -> Compared:
+        """Jensen-Shannon of a histogram, otherwise the mean absolute difference."""
+        return self.distance if self.jensen_shannon is None else self.jensen_shannon
+
+    @property
+    def unit_of_divergence(self) -> str:
+        """nats, or the unit of the observable."""
+        return self.observable.unit if self.jensen_shannon is None else "nats"
+
+    @property
     def pooled(self) -> bool:
         """Not a histogram of each residue."""
         return self.observable.grid is None or len(self.observable.shape) == 1
@@ -89,26 +99,10 @@ def findings(
 
     temperature_K: of the reference, which gives the unit of free energies.
     """
-    native = native_frame(domain)
-    observables = standard(domain.topology, cfg, native)
-    average = averager(observables, measures(domain.topology, cfg, native))
     sides = {"reference": reference, "model": model}
     pieces = {side: independent(runs) for side, runs in sides.items()}
-    averages = {side: [average(piece) for piece in parts] for side, parts in pieces.items()}
-    estimates = {
-        side: [estimate_of_means(o, np.stack([a.means[k] for a in parts])) for k, o in enumerate(observables)]
-        for side, parts in averages.items()
-    }
-    comparisons = [
-        Comparison(
-            o,
-            p,
-            q,
-            compare.compared(o, p, q, cfg.bootstrap_draws, cfg.floor_splits),
-            compare.floor_of_entries(o, p, cfg.floor_splits),
-        )
-        for o, p, q in zip(observables, *estimates.values(), strict=True)
-    ]
+    observables, averages = _averages(domain, pieces, cfg)
+    comparisons = _comparisons(observables, averages, cfg)
     correlations = {
         name: {side: correlation([a.series[name] for a in parts]) for side, parts in averages.items()}
         for name in averages["model"][0].series
@@ -122,6 +116,42 @@ def findings(
         _diffusion(model, cfg, sim),
         tica,
     )
+
+
+def compared_with(
+    domain: Domain, reference: Sequence[np.ndarray], model: Sequence[np.ndarray], cfg: Observables
+) -> list[Comparison]:
+    """The observables alone, of the frames (f, n, 3) Å of the reference's runs and the model's replicas."""
+    pieces = {"reference": independent(reference), "model": independent(model)}
+    return _comparisons(*_averages(domain, pieces, cfg), cfg)
+
+
+def _averages(
+    domain: Domain, pieces: dict[str, Sequence[np.ndarray]], cfg: Observables
+) -> tuple[list[Observable], dict[str, list[Averages]]]:
+    native = native_frame(domain)
+    observables = standard(domain.topology, cfg, native)
+    average = averager(observables, measures(domain.topology, cfg, native))
+    return observables, {side: [average(piece) for piece in parts] for side, parts in pieces.items()}
+
+
+def _comparisons(
+    observables: Sequence[Observable], averages: dict[str, list[Averages]], cfg: Observables
+) -> list[Comparison]:
+    estimates = {
+        side: [estimate_of_means(o, np.stack([a.means[k] for a in parts])) for k, o in enumerate(observables)]
+        for side, parts in averages.items()
+    }
+    return [
+        Comparison(
+            o,
+            p,
+            q,
+            compare.compared(o, p, q, cfg.bootstrap_draws, cfg.floor_splits),
+            compare.floor_of_entries(o, p, cfg.floor_splits),
+        )
+        for o, p, q in zip(observables, *estimates.values(), strict=True)
+    ]
 
 
 def native_frame(domain: Domain) -> np.ndarray:

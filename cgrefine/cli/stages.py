@@ -52,7 +52,7 @@ EXTRA_SECTIONS = {
     "train": ("loader",),
     "evaluate": ("loader",),
     "observe": ("sim",),
-    "audit": ("sim",),
+    "audit": ("sim", "observables"),
     "lammps": ("sim",),
 }
 """Sections that a stage reads besides its own; they reach its fingerprint through the stage it needs."""

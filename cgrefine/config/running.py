@@ -121,8 +121,39 @@ class Observables(Section):
         return self
 
 
-Check = Literal["conservation", "scaling", "timesteps", "temperatures", "configurational", "holes", "mirror"]
+Check = Literal[
+    "conservation",
+    "scaling",
+    "timesteps",
+    "temperatures",
+    "configurational",
+    "holes",
+    "mirror",
+    "unusual",
+    "observables",
+]
 """Checks of the audit besides survival and kinetic temperature."""
+
+
+class Unusual(Section):
+    """When a saved frame is unusual, though no criterion fails it: the looser of this and of the reference.
+
+    size_range: of the smallest and largest Rg of the reference. force_ratio: of the 99.99 % quantile of the
+    model's forces on reference frames. temperature_errors: k of T > T₀ (1 + k √(2/3n)). energy_sigmas: of the
+    energy a bead, in standard deviations over reference frames; fatal_energy_sigmas fail the verdict. frames:
+    of a replica, whose energies are looked at. max_fraction: of unusual frames, a warning above it.
+    """
+
+    bond_deviation_A: Positive = 0.35
+    second_neighbor_min_A: Positive = 4.3
+    overlap_min_A: Positive = 3.5
+    size_range: tuple[Positive, Positive] = (0.85, 1.3)
+    force_ratio: Positive = 3.0
+    temperature_errors: Positive = 5.0
+    energy_sigmas: Positive = 5.0
+    fatal_energy_sigmas: Positive = 15.0
+    frames: Count = 20
+    max_fraction: Fraction = 0.01
 
 
 class Audit(Section):
@@ -134,7 +165,10 @@ class Audit(Section):
     calibrate: with --model, criteria that the reference breaks are loosened to what it does.
     Checks: conservation (NVE drift), scaling (its energy error against dt²), timesteps and temperatures
     (short runs at multiples of those of `sim`), configurational (temperature), holes (perturbed reference
-    frames), mirror (images of reference frames).
+    frames), mirror (images of reference frames), unusual (saved frames against `unusual`), observables.
+    max_floor_ratio: an observable is warned of when it is further from the reference than so many times its
+    noise floor (two halves of the reference), and than negligible_jensen_shannon (histograms, nats) or
+    negligible_difference (contacts, secondary structure: probability; RMSF: Å).
     max_disagreement_ratio: of an ensemble's forces, simulated over validation frames, before a warning.
     """
 
@@ -155,7 +189,7 @@ class Audit(Section):
     scan_duration_ps: Positive = 2.0
     scan_replicas: Count = 4
     timestep_factors: Annotated[list[Positive], Field(min_length=1)] = [0.5, 1.0, 2.0]
-    temperature_factors: Annotated[list[Positive], Field(min_length=1)] = [0.8, 1.0, 1.25, 1.5]
+    temperature_factors: Annotated[list[Positive], Field(min_length=1)] = [1.0, 1.25, 1.5]
     max_temperature_error_fraction: Positive = 0.05
     configurational_frames: Count = 20
     max_configurational_error_fraction: Positive = 0.1
@@ -167,6 +201,10 @@ class Audit(Section):
     mirror_frames: Annotated[int, Field(ge=2)] = 64
     require_handedness: bool = False
     max_disagreement_ratio: Positive = 2.0
+    unusual: Unusual = Unusual()
+    max_floor_ratio: Positive = 3.0
+    negligible_jensen_shannon: Positive = 0.02
+    negligible_difference: Positive = 0.05
 
 
 class Export(Section):

@@ -10,8 +10,8 @@ covariance of the histogram with ∂U/∂θ over all frames, in float32:
              parameters), which the slope of the loss is then applied to: the formulation of Raja et al.
              (arXiv:2402.13984), here with a sum over minibatches, so that both have one answer.
 Runs are taken in turns, in CPU seconds of the process, medians over --rounds. temporary_mb is what XLA
-reports of the largest program of each; arrays_mb adds what it is handed and gives. published_mb: the array frames ×
-bins × parameters of a minibatch of 40 that the published code forms, by its size alone.
+reports of the largest program of each; arrays_mb adds what it is handed and gives. published_mb: the array
+frames × bins × parameters of a minibatch of 40 that the published code forms, by its size alone.
 """
 
 import argparse

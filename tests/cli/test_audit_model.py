@@ -39,7 +39,7 @@ SET = [
     for key, value in values.items()
     for word in ("--set", f"{section}.{key}={value}")
 ]
-FEW = ["--set", "audit.checks=[conservation, holes, mirror]"]
+FEW = ["--set", "audit.checks=[conservation, holes, mirror, unusual]"]
 SPRINGS = {
     "ideal": planted.force_field(N, {}),
     "planted": planted.force_field(N, {BOND: BREAKS_AT}, soft=10.0),
@@ -89,6 +89,7 @@ def test_the_ideal_model_passes(found):
     assert ideal["passed"] and ideal["stable_fraction"]["value"] == 1.0
     assert ideal["decision"] == "not decided"  # six replicas show no more than that
     assert all(check["passed"] is not False for check in ideal["checks"].values())
+    assert not any(check["warning"] for check in ideal["checks"].values())
     assert ideal["holes"]["found"] == [] and ideal["holes"]["tried"] > 40
     assert ideal["checks"]["mirror_gap"]["says"].startswith("energies of mirror images are the same")
 
@@ -109,6 +110,8 @@ def test_the_planted_hole_is_found_and_the_bond_named(found):
         assert told["says"].startswith("bond of ASP (bead 3) and CYS (bead 4) is 4.")
         assert told["snapshot"] == f"model1/failures/chain_r{row['replica']:03d}.pdb"
     assert broken["criteria"]["BOND"]["failures"] == len(failures)
+    warned = {name for name, check in broken["checks"].items() if check["warning"]}
+    assert warned == {"unusual_bond"} and broken["checks"]["unusual_bond"]["passed"] is None
 
 
 def test_a_failure_is_dated_within_one_saved_frame(place, both):
@@ -178,6 +181,8 @@ def test_the_ideal_model_passes_every_check(place):
     kelvin = ideal["configurational"]
     assert abs(kelvin["value"] - KELVIN) < 5 * kelvin["stderr"] < 0.5 * KELVIN
     assert [t["stable"] for t in ideal["timesteps"]["timesteps"]] == [4, 4]
+    assert len([name for name in ideal["checks"] if name.startswith("observable_")]) > 8
+    assert not any(check["warning"] for check in ideal["checks"].values())
     assert [t["thermostat_K"] for t in ideal["temperatures"]["temperatures"]] == [300.0, 375.0]
 
 

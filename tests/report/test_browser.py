@@ -2,6 +2,11 @@
 
 import pytest
 
+from cgrefine.cli.audit_plots import survival_plots
+from cgrefine.cli.audit_verdict import judged
+from cgrefine.cli.replicas import Outcome
+from cgrefine.report.page import Section, write_page
+from cgrefine.status import REASONS, Status
 from tests import browser
 from tests.report.pages import BESIDE, PLOTS, write
 
@@ -147,3 +152,30 @@ def test_an_outside_address_would_be_seen(tab, url, tmp_path):
     page.write_text(page.read_text().replace("<h1>", "<script>undefinedName()</script><h1>"))
     tab.open(page.as_uri() + "?2", 800, 600)
     assert any("undefinedName" in error for error in tab.errors), tab.errors
+
+
+def test_the_page_of_an_audit_draws_its_survival(tab, tmp_path):
+    """Two force fields, one of which failed by two criteria: all plots are drawn, with their bands."""
+    found = {
+        "healthy": [Outcome("a", r, "OK", "", None, 3, 300.0, "") for r in range(4)],
+        "broken": [
+            Outcome("a", 0, "BOND", "", 2.0, 3, 300.0, ""), Outcome("a", 1, "OVERLAP", "", 5.0, 3, 300.0, ""),
+            *(Outcome("a", r, "OK", "", None, 3, 300.0, "") for r in (2, 3)),
+        ],
+    }  # fmt: skip
+    plots = survival_plots({name: judged(rows, 10.0, 0.95) for name, rows in found.items()})
+    assert [p.caption.partition(":")[0] for p in plots] == ["Survival of all replicas", "broken"]
+    page = tmp_path / "audit.html"
+    write_page(page, "Stability audit", [Section("Verdict", "", plots=plots)])
+    tab.open(page.as_uri(), 1280, 800)
+    tab.wait_for("document.querySelectorAll('figure.drawn').length === 2")
+    assert tab.errors == []
+    shown = tab.evaluate("""[...document.querySelectorAll('figure.plot')].map((figure) => ({
+      lines: figure.querySelectorAll('.scatterlayer .js-line').length,
+      fills: figure.querySelectorAll('.scatterlayer .js-fill').length,
+      names: [...figure.querySelectorAll('.legendtext')].map((e) => e.textContent),
+    }))""")
+    every, criteria = shown
+    assert every["names"] == ["healthy", "broken"]
+    assert criteria["names"] == [REASONS[Status.BOND], REASONS[Status.OVERLAP]]
+    assert every["lines"] >= 2 and every["fills"] == 2 and criteria["fills"] == 2
