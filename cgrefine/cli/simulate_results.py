@@ -15,15 +15,17 @@ from matplotlib.figure import Figure
 
 from cgrefine import checkpoint, units
 from cgrefine.artifacts import Stage
+from cgrefine.cli import simulate_exchange
 from cgrefine.cli.dynamics import description
-from cgrefine.cli.replicas import Outcome, Pack, Replica, write_outcomes
+from cgrefine.cli.replicas import Outcome, Pack, write_outcomes
+from cgrefine.cli.simulate_exchange import bath_K, by_temperature, walkers
 from cgrefine.config.running import Sim
 from cgrefine.report.page import Section, Table, figure, save_figure, write_page
 from cgrefine.sim import records
 from cgrefine.sim.audit import THERMALISED_FROM, mean_and_stderr
 from cgrefine.sim.failures import Failure, failures
 from cgrefine.sim.rollout import Ended, Settings, ended
-from cgrefine.sim.trajectory import TrajectoryWriter, read_frames, write_pdb
+from cgrefine.sim.trajectory import TrajectoryWriter, write_pdb
 from cgrefine.status import REASONS, Status
 
 FILES_AT_ONCE = 128
@@ -42,13 +44,16 @@ Log = Callable[[Sequence[object]], object]
 
 @dataclass(frozen=True)
 class Result:
-    """One packed run: its end and failures; good_frames (r,); temperature_K (r,), mean over good frames of
-    the later part, else NaN; series: every so manyth record without positions; the wall time of a step."""
+    """One packed run: its end and failures; good_frames (r,); of each place, which without exchange is a
+    replica: place_frames (r,), bath_K (r,) and kinetic temperature_K (r,), mean over good frames of the later
+    part, else NaN; series: every so manyth record without positions; the wall time of a step."""
 
     pack: Pack
     ended: Ended
     failures: Sequence[Failure]
     good_frames: np.ndarray
+    place_frames: np.ndarray
+    bath_K: np.ndarray
     temperature_K: np.ndarray
     series: dict[str, np.ndarray]
     seconds_per_step: float
@@ -62,18 +67,35 @@ def write_results(stage: Stage, cfg: Sim, run: Settings, packs: Sequence[Pack]) 
         _write_trajectories(stage.path, pack, cfg)
     with (stage.path / "log.csv").open("w", newline="") as handle:
         log = csv.writer(handle).writerow
-        log(["domain", "replica", "time_ps", "potential_kcal_mol", "temperature_K"])
+        exchanged = [] if cfg.exchange is None else ["bath_K", "walker"]
+        log(["domain", "replica", "time_ps", "potential_kcal_mol", "temperature_K", *exchanged])
         results = [_result(pack, cfg, run, log) for pack in packs]
     found = [o for result in results for o in outcomes(result, cfg)]
     write_outcomes(stage.path / "replicas.csv", found)
-    _write_failures(stage.path, results, cfg)
+    _write_failures(stage.path, results, cfg, run)
     _record(stage, cfg, run, results, found)
-    _write_report(stage, cfg, run, results, found)
+    more = [] if cfg.exchange is None else [_exchange(stage, cfg, run, results)]
+    _write_report(stage, cfg, run, results, found, more)
+
+
+def _exchange(stage: Stage, cfg: Sim, run: Settings, results: Sequence[Result]) -> Section:
+    """The table of trajectories, metrics, and the section of the page."""
+    places = [
+        (r, g % run.rungs, kelvin, 1 + int(frames), float(kinetic))
+        for result in results
+        for g, (r, kelvin, frames, kinetic) in enumerate(
+            zip(result.pack.replicas, result.bath_K, result.place_frames, result.temperature_K, strict=True)
+        )
+    ]
+    simulate_exchange.write_places(stage.path / simulate_exchange.TABLE, places, cfg.format)
+    tallies = [simulate_exchange.counted(result.pack, run, result.ended) for result in results]
+    simulate_exchange.record(stage.record, cfg, run, tallies)
+    return simulate_exchange.section(cfg, run, tallies)
 
 
 def outcomes(result: Result, cfg: Sim) -> list[Outcome]:
-    """What became of each replica of one pack."""
-    found = []
+    """What became of each replica of one pack; with exchange none has a temperature of its own."""
+    found, stays = [], cfg.exchange is None
     for g, r in enumerate(result.pack.replicas):
         status = Status(int(result.ended.status[g]))
         temperature = float(result.temperature_K[g])
@@ -85,8 +107,8 @@ def outcomes(result: Result, cfg: Sim) -> list[Outcome]:
                 reason=REASONS[status],
                 failed_at_ps=_time_ps(int(result.ended.fail_step[g]), cfg),
                 frames=1 + int(result.good_frames[g]),
-                temperature_K=temperature if math.isfinite(temperature) else None,
-                trajectory=r.file(cfg.format),
+                temperature_K=temperature if stays and math.isfinite(temperature) else None,
+                trajectory=r.file(cfg.format) if stays else "",
             )
         )
     return found
@@ -97,7 +119,7 @@ def _time_ps(step: int, cfg: Sim) -> float | None:
 
 
 def _write_trajectories(folder: Path, pack: Pack, cfg: Sim) -> None:
-    """The starting frame and the good frames of each replica, and the PDB files of the domains."""
+    """The starting frame and the good frames of each place, and the PDB files of the domains."""
     frames = ended(checkpoint.load_params(pack.state)).frames
     ends = np.cumsum([len(r.start) for r in pack.replicas])
     spans = list(zip(np.r_[0, ends], ends, strict=False))
@@ -111,7 +133,8 @@ def _write_trajectories(folder: Path, pack: Pack, cfg: Sim) -> None:
         with TrajectoryWriter(paths, [r.domain.topology for r in mine]) as writer:
             for index, r in enumerate(mine):
                 writer.write(index, r.start[None], np.zeros(1))
-            for block in records.blocks(pack.frames, pack.layout, frames):
+            for told in records.blocks(pack.frames, pack.layout, frames):
+                block = by_temperature(pack, told)
                 for index, g in enumerate(chosen):
                     good, (begin, end) = block["alive"][:, g], spans[g]
                     writer.write(index, block["positions"][good, begin:end], block["time_ps"][good])
@@ -120,16 +143,18 @@ def _write_trajectories(folder: Path, pack: Pack, cfg: Sim) -> None:
 def _result(pack: Pack, cfg: Sim, run: Settings, log: Log) -> Result:
     """Read the records once: rows of the log, sums, and what the figure shows."""
     end = ended(checkpoint.load_params(pack.state))
-    kT = np.full(len(pack.replicas), units.thermal_energy(cfg.temperature_K), np.float32)
+    kT = (units.KB * np.array(cfg.bath_K))[end.rung].astype(np.float32)
     late, every = math.floor(THERMALISED_FROM * end.frames), math.ceil(end.frames / POINTS)
-    shown = [name for name in pack.layout.names or () if name != "positions"]
-    good, used, heat = np.zeros((3, len(pack.replicas)))
+    shown = [name for name in pack.layout.names or () if name not in ("positions", "rung")]
+    good, held, used, heat = np.zeros((4, len(pack.replicas)))
     parts, first = [], 0
-    for block in records.blocks(pack.frames, pack.layout, end.frames):
-        _write_log(log, pack, block)
+    for told in records.blocks(pack.frames, pack.layout, end.frames):
+        block = by_temperature(pack, told)
+        _write_log(log, pack, block, cfg)
         at = first + np.arange(len(block))
         use = block["alive"] & (at >= late)[:, None]
-        good += block["alive"].sum(axis=0)
+        good += told["alive"].sum(axis=0)
+        held += block["alive"].sum(axis=0)
         used += use.sum(axis=0)
         heat += np.where(use, block["temperature_K"], 0.0).sum(axis=0, dtype=np.float64)
         parts.append({name: block[name][at % every == 0] for name in shown})
@@ -140,18 +165,23 @@ def _result(pack: Pack, cfg: Sim, run: Settings, log: Log) -> Result:
         ended=end,
         failures=failures(end, pack.limits, pack.system, kT),
         good_frames=good.astype(int),
+        place_frames=held.astype(int),
+        bath_K=bath_K(cfg, pack),
         temperature_K=np.where(used > 0, heat / np.maximum(used, 1), np.nan),
         series=series,
         seconds_per_step=_seconds(series) / run.stride,
     )
 
 
-def _write_log(log: Log, pack: Pack, block: np.ndarray) -> None:
-    for frame in block:
+def _write_log(log: Log, pack: Pack, block: np.ndarray, cfg: Sim) -> None:
+    """Rows of a block by temperature; with exchange also the bath and the replica that is there."""
+    there, bath = walkers(pack, block), bath_K(cfg, pack)
+    for frame, holders in zip(block, there, strict=True):
         for g in np.flatnonzero(frame["alive"]):
             r = pack.replicas[int(g)]
             values = frame["time_ps"], frame["potential"][g], frame["temperature_K"][g]
-            log([r.domain.name, r.index, *(f"{v:.6g}" for v in values)])
+            more = [] if cfg.exchange is None else [f"{bath[g]:g}", pack.replicas[int(holders[g])].index]
+            log([r.domain.name, r.index, *(f"{v:.6g}" for v in values), *more])
 
 
 def _seconds(series: dict[str, np.ndarray]) -> float:
@@ -160,7 +190,7 @@ def _seconds(series: dict[str, np.ndarray]) -> float:
     return float(np.median(seconds if compiled.all() else seconds[~compiled]))
 
 
-def _write_failures(folder: Path, results: Sequence[Result], cfg: Sim) -> None:
+def _write_failures(folder: Path, results: Sequence[Result], cfg: Sim, run: Settings) -> None:
     """failures/failures.csv, and a PDB file each: good frames before, then the state that failed."""
     if not any(result.failures for result in results):
         return
@@ -175,7 +205,7 @@ def _write_failures(folder: Path, results: Sequence[Result], cfg: Sim) -> None:
             for told in result.failures:
                 replica = result.pack.replicas[told.graph]
                 name = f"{replica.domain.name}_r{replica.index:03d}.pdb"
-                _write_failure(folder, name, replica, told, cfg)
+                _write_failure(folder / "failures" / name, result.pack, told, cfg, run)
                 by, topology = told.culprit, replica.domain.topology
                 at = _time_ps(told.step, cfg)
                 residues = (f"{n}{topology.resid[b]}" for n, b in zip(by.residues, by.beads, strict=True))
@@ -186,9 +216,8 @@ def _write_failures(folder: Path, results: Sequence[Result], cfg: Sim) -> None:
                 )  # fmt: skip
 
 
-def _write_failure(folder: Path, name: str, replica: Replica, told: Failure, cfg: Sim) -> None:
-    topology = folder / "topology" / f"{replica.domain.name}.pdb"
-    before = read_frames(folder / replica.file(cfg.format), topology, last=FRAMES_BEFORE)
+def _write_failure(path: Path, pack: Pack, told: Failure, cfg: Sim, run: Settings) -> None:
+    before = _frames_before(pack, told, run)
     text = (
         f"Models 1 to {len(before)}: good frames. Model {len(before) + 1}: the state that failed, step "
         f"{told.step}, {_time_ps(told.step, cfg):g} ps: {told.culprit.text}."
@@ -198,14 +227,27 @@ def _write_failure(folder: Path, name: str, replica: Replica, told: Failure, cfg
         text += f" Beads {beads} of it are not finite or far away; they stand where they last were good."
     remarks = textwrap.wrap(text.replace("Å", "A"), 68)
     models = np.concatenate([before, told.failed[None]])
-    write_pdb(folder / "failures" / name, replica.domain.topology, models, remarks)
+    write_pdb(path, pack.replicas[told.graph].domain.topology, models, remarks)
+
+
+def _frames_before(pack: Pack, told: Failure, run: Settings) -> np.ndarray:
+    """The last good frames (f, n, 3) of a replica that failed, its start among them when there are few."""
+    good = max(told.step - 1, 0) // run.stride
+    begin = sum(len(r.start) for r in pack.replicas[: told.graph])
+    start = pack.replicas[told.graph].start[None]
+    mine = slice(begin, begin + start.shape[1])
+    kept = [
+        block["positions"][:, mine]
+        for block in records.blocks(pack.frames, pack.layout, good, max(good - FRAMES_BEFORE, 0))
+    ]
+    return np.concatenate([start, *kept])[-FRAMES_BEFORE:]
 
 
 def _record(
     stage: Stage, cfg: Sim, run: Settings, results: Sequence[Result], found: Sequence[Outcome]
 ) -> None:
     us = 1e6 * sum(result.seconds_per_step for result in results)
-    temperature = mean_and_stderr(np.array([o.temperature_K for o in found], float))
+    temperature = mean_and_stderr(_kinetic_K(results, cfg))
     record = stage.record
     record.metric("replicas", len(found))
     record.metric("domains", len({o.domain for o in found}))
@@ -219,21 +261,40 @@ def _record(
     record.metric("neighbor_lists_regrown", sum(result.ended.regrown for result in results))
 
 
+def _kinetic_K(results: Sequence[Result], cfg: Sim, domain: str | None = None) -> np.ndarray:
+    """Kinetic temperatures of the places at the temperature of the section, of one domain or all."""
+    return np.array(
+        [
+            kinetic
+            for result in results
+            for r, kelvin, kinetic in zip(
+                result.pack.replicas, result.bath_K, result.temperature_K, strict=True
+            )
+            if kelvin == cfg.temperature_K and domain in (None, r.domain.name)
+        ]
+    )
+
+
 def _duration_ps(cfg: Sim, run: Settings) -> float:
     return run.n_frames * run.stride * cfg.step_fs / 1000.0
 
 
 def _write_report(
-    stage: Stage, cfg: Sim, run: Settings, results: Sequence[Result], found: Sequence[Outcome]
+    stage: Stage,
+    cfg: Sim,
+    run: Settings,
+    results: Sequence[Result],
+    found: Sequence[Outcome],
+    more: Sequence[Section],
 ) -> None:
-    fig = _figure(results, cfg.temperature_K)
+    fig = _figure(results, cfg.bath_K)
     (stage.path / "figures").mkdir()
     save_figure(stage.path / "figures" / "run.png", fig)
     names = list(dict.fromkeys(o.domain for o in found))
     per_domain = []
     for name in names:
         rows = [o for o in found if o.domain == name]
-        mean = mean_and_stderr(np.array([o.temperature_K for o in rows], float))
+        mean = mean_and_stderr(_kinetic_K(results, cfg, name))
         per_domain.append((name, len(rows), sum(o.stable for o in rows), mean.value, mean.stderr))
     what = [told.culprit.text for result in results for told in result.failures]
     failed = [
@@ -241,15 +302,18 @@ def _write_report(
         for o, text in zip([o for o in found if not o.stable], what, strict=True)
     ]
     stable = len(found) - len(failed)
+    at = "" if cfg.exchange is None else f", at the rung of {cfg.temperature_K:g} K"
     text = (
         f"{stable} of {len(found)} replicas alive after {_duration_ps(cfg, run):g} ps of "
         f"{description(cfg)}, started from {cfg.start} structures. Masses and friction are chosen "
         "for sampling: times are those of the model, not of the protein. Temperatures are kinetic, over "
-        "the later half of the run. ns_per_day is the length of each trajectory with all running together."
+        f"the later half of the run{at}. ns_per_day is the length of each trajectory with all running "
+        "together."
     )
     columns = ("domain", "replicas", "stable", "temperature, K", "standard error, K")
     sections = [
         Section("Run", text, Table(columns, per_domain), [figure(fig)]),
+        *more,
         Section(
             "Failures",
             "" if failed else "None.",
@@ -259,7 +323,7 @@ def _write_report(
     write_page(stage.path / "report.html", "Simulation", sections)
 
 
-def _figure(results: Sequence[Result], temperature_K: float) -> Figure:
+def _figure(results: Sequence[Result], bath: Sequence[float]) -> Figure:
     fig = Figure(figsize=(9, 3.2), layout="constrained")
     energy, heat = fig.subplots(1, 2)
     for result in results:
@@ -271,7 +335,8 @@ def _figure(results: Sequence[Result], temperature_K: float) -> Figure:
                 shown = np.where(series["alive"][:, mine], values[:, mine], np.nan)
                 axis.plot(series["time_ps"], shown, color=f"C{index % 10}", linewidth=0.7, alpha=0.7)
             energy.plot([], [], color=f"C{index % 10}", label=name)
-    heat.axhline(temperature_K, color="black", linewidth=0.8)
+    for kelvin in bath:
+        heat.axhline(kelvin, color="black", linewidth=0.8)
     energy.set(xlabel="time, ps", ylabel="potential energy, kcal/mol")
     heat.set(xlabel="time, ps", ylabel="kinetic temperature, K")
     if len(energy.get_legend_handles_labels()[1]) <= 10:
