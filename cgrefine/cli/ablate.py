@@ -16,7 +16,7 @@ from cgrefine.cli.ablate_results import Ablation, ablation, content
 from cgrefine.cli.ablate_runs import STAGES, Run, read_run, unobservable
 from cgrefine.cli.console import Console
 from cgrefine.cli.replicas import read_outcomes
-from cgrefine.cli.stages import require_gate, run_stage
+from cgrefine.cli.stages import refuse_exchange, require_gate, run_stage
 from cgrefine.config.load import dump
 from cgrefine.config.schema import Config
 from cgrefine.errors import InputError
@@ -64,6 +64,7 @@ def checked(config: Config) -> None:
     if missing:
         raise InputError(f"config: ablate needs the section `{missing[0]}`, which is not given")
     assert config.model is not None
+    refuse_exchange(config, "ablate")
     for name, values in (("seeds", config.ablate.seeds), ("variants", config.ablate.variants)):
         if len(set(values)) < len(values):
             raise InputError(f"config: ablate.{name} = {values}: each may be named once")

@@ -50,6 +50,7 @@ from cgrefine.cli.dynamics import as_run, bead_steps
 from cgrefine.cli.force_field import members_of, simulated, simulated_path
 from cgrefine.cli.observe import reference_groups
 from cgrefine.cli.replicas import Outcome, read_outcomes
+from cgrefine.cli.stages import refuse_exchange
 from cgrefine.config.running import Audit
 from cgrefine.config.schema import Config
 from cgrefine.data.store import Domain, open_dataset
@@ -88,6 +89,7 @@ class Audited(NamedTuple):
 def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     """Read prepare/, train/forcefield and simulate/; write audit.json, figures and report.html."""
     assert config.sim is not None
+    refuse_exchange(config, "audit")
     sim, cfg = as_run(config.sim, root / "simulate"), config.audit
     subject = Subject(
         force_field=simulated(root, sim.temperature_K, console),

@@ -23,7 +23,7 @@ from cgrefine.cli.force_field import identity, members_of, opened, refuse_other_
 from cgrefine.cli.replicas import Replica
 from cgrefine.cli.simulate import assigned, chosen_domains, run_packs, run_settings
 from cgrefine.cli.simulate_results import duration_ps, write_runs
-from cgrefine.cli.stages import device_kind, enforce
+from cgrefine.cli.stages import device_kind, enforce, refuse_exchange
 from cgrefine.config.running import Sim
 from cgrefine.config.schema import Config
 from cgrefine.data.store import Dataset, open_dataset
@@ -51,6 +51,7 @@ def audit_force_fields(
     of any model failed.
     """
     assert config.sim is not None
+    refuse_exchange(config, "audit")
     dataset = open_dataset(data_folder(reference))
     inputs = {f"{i}:{name}": identity(Path(name)) for i, name in enumerate(models)}
     inputs["data"] = file_hash(dataset.folder / "dataset.json")

@@ -54,7 +54,10 @@ def description(cfg: Sim) -> str:
         "nose_hoover": f"Nosé-Hoover dynamics with relaxation time {cfg.nose_hoover.relaxation_ps:g} ps",
         "nve": "constant-energy dynamics (velocity Verlet) from Maxwell momenta",
     }[cfg.integrator]
-    return f"{name} at {cfg.temperature_K:g} K, time step {cfg.step_fs:g} fs"
+    bath = f"at {cfg.temperature_K:g} K"
+    if cfg.exchange is not None:
+        bath = f"with replica exchange over {', '.join(f'{kelvin:g}' for kelvin in cfg.bath_K)} K"
+    return f"{name} {bath}, time step {cfg.step_fs:g} fs"
 
 
 def with_masses(system: System, cfg: Sim) -> System:

@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cgrefine.cli.replicas import Replica
+from cgrefine.cli.replicas import Pack, Replica
 from cgrefine.config.running import Sim
 from cgrefine.errors import InputError
+from cgrefine.sim import records
 from cgrefine.sim.failures import Failure
-from cgrefine.sim.trajectory import read_frames, write_pdb
+from cgrefine.sim.rollout import Settings
+from cgrefine.sim.trajectory import write_pdb
 
 FRAMES_BEFORE = 5
 """Good frames before the state that failed in the PDB file of a failure."""
@@ -43,10 +45,10 @@ def time_ps(step: int, cfg: Sim) -> float:
     return round(step * cfg.step_fs / 1000.0, 6)
 
 
-def write_failures(folder: Path, failed: Sequence[tuple[Replica, Failure]], cfg: Sim) -> None:
+def write_failures(folder: Path, failed: Sequence[tuple[Pack, Failure]], run: Settings, cfg: Sim) -> None:
     """failures.csv, and a PDB file each: good frames before, then the state that failed. None: no folder.
 
-    folder: has trajectories/ and topology/ of the replicas.
+    failed: with the pack that it happened in, whose records hold the frames before.
     """
     if not failed:
         return
@@ -54,9 +56,9 @@ def write_failures(folder: Path, failed: Sequence[tuple[Replica, Failure]], cfg:
     with (folder / "failures" / "failures.csv").open("w", newline="") as handle:
         table = csv.DictWriter(handle, Told._fields)
         table.writeheader()
-        for replica, failure in failed:
-            told = _told(replica, failure, cfg)
-            _write_frames(folder, replica, failure, told, cfg)
+        for pack, failure in failed:
+            told = _told(pack.replicas[failure.graph], failure, cfg)
+            _write_frames(folder / "failures" / told.pdb, pack, failure, told, run)
             row = told._asdict() | {"value": f"{told.value:.6g}", "limit": f"{told.limit:.6g}"}
             row |= {"beads": " ".join(map(str, told.beads)), "residues": " ".join(told.residues)}
             table.writerow(row)
@@ -100,9 +102,8 @@ def _told(replica: Replica, failure: Failure, cfg: Sim) -> Told:
     )  # fmt: skip
 
 
-def _write_frames(folder: Path, replica: Replica, failure: Failure, told: Told, cfg: Sim) -> None:
-    topology = folder / "topology" / f"{told.domain}.pdb"
-    before = read_frames(folder / replica.file(cfg.format), topology, last=FRAMES_BEFORE)
+def _write_frames(path: Path, pack: Pack, failure: Failure, told: Told, run: Settings) -> None:
+    before = _frames_before(pack, failure, run)
     text = (
         f"Models 1 to {len(before)}: good frames. Model {len(before) + 1}: the state that failed, step "
         f"{told.step}, {told.failed_at_ps:g} ps: {told.found}."
@@ -112,4 +113,17 @@ def _write_frames(folder: Path, replica: Replica, failure: Failure, told: Told, 
         text += f" Beads {beads} of it are not finite or far away; they stand where they last were good."
     remarks = textwrap.wrap(text.replace("Å", "A"), 68)
     models = np.concatenate([before, failure.failed[None]])
-    write_pdb(folder / "failures" / told.pdb, replica.domain.topology, models, remarks)
+    write_pdb(path, pack.replicas[failure.graph].domain.topology, models, remarks)
+
+
+def _frames_before(pack: Pack, failure: Failure, run: Settings) -> np.ndarray:
+    """The last good frames (f, n, 3) of a replica that failed, its start among them when there are few."""
+    good = max(failure.step - 1, 0) // run.stride
+    begin = sum(len(r.start) for r in pack.replicas[: failure.graph])
+    start = pack.replicas[failure.graph].start[None]
+    mine = slice(begin, begin + start.shape[1])
+    kept = [
+        block["positions"][:, mine]
+        for block in records.blocks(pack.frames, pack.layout, good, max(good - FRAMES_BEFORE, 0))
+    ]
+    return np.concatenate([start, *kept])[-FRAMES_BEFORE:]

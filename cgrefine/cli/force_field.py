@@ -17,6 +17,19 @@ SIMULATED = "model.json"
 """In a simulate folder: the model that was given by --model, its folder and the hashes of its files."""
 
 
+def refuse_exchange_of(path: Path) -> None:
+    """Raise InputError on a force field whose network is conditioned on temperature; a bundle's never is."""
+    folder = folder_of(path)
+    if not (folder / "forcefield.json").is_file():
+        return
+    trained = forcefield.conditioned_range(forcefield.load(folder))
+    if trained is not None:
+        raise InputError(
+            f"sim.exchange: the network of {folder} is conditioned on temperature ({trained[0]:g} to "
+            f"{trained[1]:g} K), so rungs have different energies; exchange needs a model of one energy"
+        )
+
+
 def trained_at(train: Path, temperature_K: float, console: Console) -> ForceField:
     """The force field of a train stage, fixed at a temperature where its network is conditioned on it.
 

@@ -11,6 +11,7 @@ from cgrefine.cli import observe_results as results
 from cgrefine.cli.console import Console
 from cgrefine.cli.dynamics import as_run
 from cgrefine.cli.observe_findings import findings
+from cgrefine.cli.simulate_exchange import trajectories_at
 from cgrefine.config.schema import Config
 from cgrefine.data.store import Domain, open_dataset
 from cgrefine.errors import InputError
@@ -22,6 +23,11 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     """Read prepare/ and simulate/; write observables.json, figures, tables, arrays and report.html."""
     assert config.sim is not None
     sim = as_run(config.sim, root / "simulate")
+    if sim.exchange is not None and config.observables.diffusion_fit_ps is not None:
+        raise InputError(
+            "observables.diffusion_fit_ps: frames at one temperature of a run with sim.exchange come from "
+            "several replicas, and have no dynamics; leave it out"
+        )
     dataset = open_dataset(root / "prepare")
     names = sorted({_domain_of(p) for p in (root / "simulate" / "trajectories").iterdir()})
     (stage.path / "figures").mkdir()
@@ -29,7 +35,7 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     for name in console.track(names, total=len(names), label="observables"):
         domain = dataset.domain(name)
         temperature, reference = reference_groups(domain, sim.temperature_K)
-        model = model_groups(root / "simulate", name, config.observables.discard_fraction)
+        model = model_groups(root / "simulate", name, config.observables.discard_fraction, sim.temperature_K)
         found = findings(domain, reference, model, temperature, config.observables, sim)
         text = f"{len(reference)} reference runs at {temperature:g} K, {len(model)} model replicas."
         sections += report.sections(stage.path, domain, found, text, config.observables)
@@ -53,13 +59,21 @@ def reference_groups(domain: Domain, temperature_K: float) -> tuple[float, list[
     ]
 
 
-def model_groups(folder: Path, name: str, discard_fraction: float) -> list[np.ndarray]:
+def model_groups(
+    folder: Path, name: str, discard_fraction: float, temperature_K: float | None = None
+) -> list[np.ndarray]:
     """Frames of each replica of a domain after the discarded share; replicas without any are left out.
 
+    temperature_K: of a run with exchange, the trajectories at that temperature instead.
     Raises InputError when no frame is left at all.
     """
     pdb = folder / "topology" / f"{name}.pdb"
-    files = [p for p in sorted((folder / "trajectories").iterdir()) if _domain_of(p) == name]
+    chosen = None if temperature_K is None else trajectories_at(folder, temperature_K)
+    files = [
+        p
+        for p in sorted((folder / "trajectories").iterdir())
+        if _domain_of(p) == name and (chosen is None or p.name in chosen)
+    ]
     groups = [read_frames(path, pdb) for path in files]
     longest = max(len(g) for g in groups)
     kept = [g[frames_discarded(longest, discard_fraction) :] for g in groups]

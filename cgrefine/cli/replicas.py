@@ -53,13 +53,18 @@ class Replica:
 
 @dataclass(frozen=True)
 class Pack:
-    """Replicas that run as one packed graph, and the folder of what is written on the way."""
+    """Replicas that run as one packed graph, and the folder of what is written on the way.
+
+    rungs: of ladders of temperatures, each of so many consecutive replicas (1: no exchange); rounds: a frame.
+    """
 
     index: int
     replicas: Sequence[Replica]
     system: System
     limits: Checks
     folder: Path
+    rungs: int = 1
+    rounds: int = 1
 
     @property
     def state(self) -> Path:
@@ -74,7 +79,7 @@ class Pack:
     @cached_property
     def layout(self) -> np.dtype:
         """Of a record."""
-        return records.layout(len(self.system.species), len(self.replicas))
+        return records.layout(len(self.system.species), len(self.replicas), self.rounds)
 
 
 def write_outcomes(path: Path, found: Sequence[Outcome]) -> None:

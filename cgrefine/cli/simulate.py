@@ -16,7 +16,13 @@ from cgrefine import checkpoint, units
 from cgrefine.artifacts import Stage, read_json, write_json
 from cgrefine.cli.console import Console
 from cgrefine.cli.dynamics import integrator, relaxed, resolved, scaled, with_masses
-from cgrefine.cli.force_field import opened, refuse_other_lengths, trained_at, write_note
+from cgrefine.cli.force_field import (
+    opened,
+    refuse_exchange_of,
+    refuse_other_lengths,
+    trained_at,
+    write_note,
+)
 from cgrefine.cli.observe import reference_groups
 from cgrefine.cli.replicas import Pack, Replica
 from cgrefine.cli.signals import asked_to_end
@@ -32,7 +38,7 @@ from cgrefine.sim.stability import Checks, checks, reference_bond_lengths
 from cgrefine.sim.starts import extended_chain, pdb_start, reference_starts
 from cgrefine.system import System, pack
 
-FORMAT = 1
+FORMAT = 2
 """Of the files in the scratch folder."""
 
 MAX_BEADS = 20_000
@@ -48,6 +54,8 @@ def build(stage: Stage, config: Config, root: Path, console: Console, model: Pat
     cfg = config.sim
     assert cfg is not None
     domains = chosen_domains(open_dataset(root / "prepare"), cfg)
+    if cfg.exchange is not None:
+        refuse_exchange_of(root / "train" if model is None else model)
     if model is None:
         force_field = trained_at(root / "train", cfg.temperature_K, console)
     else:
@@ -83,29 +91,34 @@ def chosen_domains(dataset: Dataset, cfg: Sim) -> list[Domain]:
 
 
 def assigned(domains: Sequence[Domain], cfg: Sim) -> list[Replica]:
-    """Replicas spread over the domains as evenly as possible, the first domains having one more.
+    """Replicas, or whole ladders of them, spread over the domains as evenly as possible, the first domains
+    having one more.
 
-    Raises InputError with fewer replicas than domains: none is left out in silence.
+    Raises InputError with fewer than domains: none is left out in silence.
     """
-    if cfg.replicas < len(domains):
+    several = cfg.replicas // cfg.rungs
+    if several < len(domains):
+        each = "one" if cfg.rungs == 1 else f"{cfg.rungs} (a ladder)"
         raise InputError(
-            f"sim.replicas = {cfg.replicas}: {len(domains)} domains need one each; name fewer in sim.domains"
+            f"sim.replicas = {cfg.replicas}: {len(domains)} domains need {each} each; name fewer in "
+            "sim.domains"
         )
     found = []
     for d, domain in enumerate(domains):
-        count = cfg.replicas // len(domains) + (d < cfg.replicas % len(domains))
+        count = cfg.rungs * (several // len(domains) + (d < several % len(domains)))
         found += [Replica(domain, r, start) for r, start in enumerate(_starts(domain, count, cfg))]
     return found
 
 
-def packs(replicas: Sequence[Replica]) -> Iterator[list[Replica]]:
-    """The replicas in order, cut so that none but a single large protein exceeds MAX_BEADS."""
+def packs(replicas: Sequence[Replica], rungs: int = 1) -> Iterator[list[Replica]]:
+    """The replicas in order, cut so that none but one large protein or its ladder exceeds MAX_BEADS."""
     batch: list[Replica] = []
-    for r in replicas:
-        if batch and sum(len(b.start) for b in (*batch, r)) > MAX_BEADS:
+    for first in range(0, len(replicas), rungs):
+        ladder = replicas[first : first + rungs]
+        if batch and sum(len(b.start) for b in (*batch, *ladder)) > MAX_BEADS:
             yield batch
             batch = []
-        batch.append(r)
+        batch = [*batch, *ladder]
     yield batch
 
 
@@ -124,11 +137,14 @@ def packed(replicas: Sequence[Replica], cfg: Sim) -> tuple[System, Checks]:
 
 def run_settings(cfg: Sim, force_field: Modelled) -> Settings:
     """Steps, frames and chunks of the run."""
+    wanted = None if cfg.exchange is None else cfg.exchange.every_ps
     return settings(
         duration=units.from_fs(1000.0 * cfg.duration_ps),
         interval=units.from_fs(1000.0 * cfg.save_every_ps),
         dt=units.from_fs(cfg.step_fs),
         cutoff_A=force_field.model.cutoff_A,
+        rungs=cfg.rungs,
+        exchange_interval=None if wanted is None else units.from_fs(1000.0 * wanted),
     )
 
 
@@ -143,8 +159,15 @@ def run_packs(
 ) -> list[Pack]:
     """Minimise the starts where the section asks for it, and run all packs, with their files in `folder`."""
     whole = [
-        Pack(index, relaxed(members, force_field, cfg, console), *packed(members, cfg), folder)
-        for index, members in enumerate(packs(replicas))
+        Pack(
+            index,
+            relaxed(members, force_field, cfg, console),
+            *packed(members, cfg),
+            folder,
+            run.rungs,
+            run.rounds,
+        )
+        for index, members in enumerate(packs(replicas, run.rungs))
     ]
     for members in whole:
         simulate(members, force_field, cfg, run, console, asked)
@@ -169,7 +192,8 @@ def simulate(
         return
     if resume is not None:
         console.say(f"pack {members.index}: going on after {done} of {run.n_frames} frames")
-    kT = np.full(len(members.replicas), units.thermal_energy(cfg.temperature_K), np.float32)
+    bath = units.KB * np.array(cfg.bath_K)
+    kT = np.tile(bath, len(members.replicas) // run.rungs).astype(np.float32)
     key = jax.random.fold_in(jax.random.key(cfg.seed), members.index)
     start = np.concatenate([r.start for r in members.replicas]).astype(np.float32)
     steps = rollout(

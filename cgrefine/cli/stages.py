@@ -136,6 +136,7 @@ def run_chain(
     missing = [f"{s} (needed by {spec.name})" for spec in CHAIN for s in spec.sections if _absent(config, s)]
     if missing:
         raise InputError(f"config: missing section {', '.join(missing)}")
+    refuse_exchange(config, "the audit, with which the chain ends,")
     ran = [
         (spec.name, run_stage(spec.name, config, root, console, force=force, allow_ungated=allow_ungated))
         for spec in CHAIN
@@ -144,6 +145,14 @@ def run_chain(
         for spec in CHAIN:
             enforce(root, spec.name)
     return ran
+
+
+def refuse_exchange(config: Config, what: str) -> None:
+    """Raise InputError when replicas do not stay at one temperature, which `what` takes for granted."""
+    if config.sim is not None and config.sim.exchange is not None:
+        raise InputError(
+            f"sim.exchange: {what} judges replicas that stay at one temperature; leave the exchange out"
+        )
 
 
 def require_gate(root: Path, config: Config) -> None:

@@ -28,12 +28,29 @@ class NoseHoover(Section):
     suzuki_yoshida: Literal[1, 3, 5] = 3
 
 
+class Exchange(Section):
+    """Replica exchange over rising temperatures, each of a ladder's replicas at one of them.
+
+    every_ps: None for once a saved frame; else at most that, and so many times a frame in equal parts.
+    """
+
+    temperatures_K: Annotated[list[Temperature], Field(min_length=2)]
+    every_ps: Positive | None = None
+
+    @model_validator(mode="after")
+    def _temperatures_rise(self) -> "Exchange":
+        if any(low >= high for low, high in zip(self.temperatures_K, self.temperatures_K[1:], strict=False)):
+            raise ValueError(f"temperatures_K {self.temperatures_K}: each must be above the one before")
+        return self
+
+
 class Sim(Section):
     """MD of many replicas; the temperature, and the friction where there is one, are stated by the user.
 
     timestep_fs: None takes it from the stiffest bond, and says so. masses: those of the residues, or
     mass_g_mol for all; averages over positions do not depend on them. start_pdb: with start: pdb.
     minimize: before the run; None does so for starts that are not reference frames.
+    exchange: None for none; temperature_K is one of its temperatures, the one that is observed.
     """
 
     temperature_K: Temperature
@@ -53,6 +70,32 @@ class Sim(Section):
     domains: list[str] | None = None
     format: Literal["dcd", "xtc", "h5"] = "dcd"
     criteria: Criteria = Criteria()
+    exchange: Exchange | None = None
+
+    @model_validator(mode="after")
+    def _ladders_fit(self) -> "Sim":
+        if self.exchange is None:
+            return self
+        ladder = self.exchange.temperatures_K
+        if self.integrator != "langevin":
+            raise ValueError(f"exchange needs the integrator langevin, found {self.integrator}")
+        if self.temperature_K not in ladder:
+            raise ValueError(
+                f"temperature_K {self.temperature_K} is not one of exchange.temperatures_K {ladder}"
+            )
+        if self.replicas % len(ladder):
+            raise ValueError(f"replicas {self.replicas}: not whole ladders of {len(ladder)} temperatures")
+        return self
+
+    @property
+    def rungs(self) -> int:
+        """Replicas of a ladder of temperatures, 1 without exchange."""
+        return 1 if self.exchange is None else len(self.exchange.temperatures_K)
+
+    @property
+    def bath_K(self) -> list[float]:
+        """The temperature of each rung."""
+        return [self.temperature_K] if self.exchange is None else self.exchange.temperatures_K
 
     @model_validator(mode="after")
     def _step_fits(self) -> "Sim":

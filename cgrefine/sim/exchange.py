@@ -12,6 +12,7 @@ The potential energies are those already known at a frame. The energy must be th
 network that is conditioned on temperature has no place here. A replica that failed keeps its rung.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -113,33 +114,57 @@ def rescaled(state: State, ratio: Float[Array, " graphs"], graphs: Graphs) -> St
     return state._replace(momenta=state.momenta * graphs.spread(jnp.sqrt(ratio)))
 
 
+class Tally(NamedTuple):
+    """What has been counted of the rounds so far. rung (g,): after them; rounds: how many; accepted, tried
+    (k - 1,) see `RoundTrips`; begin (g,): the round at which each graph last was on the lowest rung, -1 for
+    never; reached (g,): whether it has been on the highest since; trips (g,); trip_rounds: of all of them.
+    """
+
+    rung: np.ndarray
+    rounds: int
+    accepted: np.ndarray
+    tried: np.ndarray
+    begin: np.ndarray
+    reached: np.ndarray
+    trips: np.ndarray
+    trip_rounds: int
+
+
+def begun(rung: np.ndarray, rungs: int) -> Tally:
+    """Nothing counted, the graphs being on the rungs (g,) that they start at."""
+    none = np.zeros(rungs - 1, int)
+    begin = np.where(rung == 0, 0, -1)
+    return Tally(rung, 0, none, none, begin, rung == rungs - 1, np.zeros(len(rung), int), 0)
+
+
+def tallied(tally: Tally, rung: np.ndarray, alive: np.ndarray) -> Tally:
+    """With more rounds: rung (s, g) after each, alive (s, g) at it; graphs are consecutive in ladders."""
+    now, rounds, accepted, tried, begin, reached, trips, trip_rounds = tally
+    accepted, tried, trips, rungs = accepted.copy(), tried.copy(), trips.copy(), len(accepted) + 1
+    for after, lives in zip(rung, alive, strict=True):
+        for low in range(rounds % 2, rungs - 1, 2):
+            tried[low] += int((lives[now == low] & lives[now == low + 1]).sum())
+            accepted[low] += int((after[now == low] == low + 1).sum())
+        rounds, now = rounds + 1, after
+        lowest = now == 0
+        done = lowest & reached & (begin >= 0)
+        trips += done
+        trip_rounds += int((rounds - begin[done]).sum())
+        begin, reached = np.where(lowest, rounds, begin), (reached | (now == rungs - 1)) & ~lowest
+    return Tally(now, rounds, accepted, tried, begin, reached, trips, trip_rounds)
+
+
+def summary(tallies: Sequence[Tally]) -> RoundTrips:
+    """Acceptance and round trips of all rounds that were counted, of ladders of the same number of rungs."""
+    trips = np.concatenate([t.trips for t in tallies])
+    rounds, n = sum(t.trip_rounds for t in tallies), int(trips.sum())
+    accepted, tried = (np.sum([getattr(t, name) for t in tallies], axis=0) for name in ("accepted", "tried"))
+    return RoundTrips(accepted, tried, trips, rounds / n if n else float("nan"))
+
+
 def statistics(rung: np.ndarray, alive: np.ndarray, rungs: int) -> RoundTrips:
     """What the rungs (s + 1, g) before, between and after s rounds, from round 0, say of the exchange.
 
     alive (s, g): at each round. Graphs are consecutive in their ladders, see `ladders`.
     """
-    accepted, tried = np.zeros(rungs - 1, int), np.zeros(rungs - 1, int)
-    for round, (before, after, lives) in enumerate(zip(rung[:-1], rung[1:], alive, strict=True)):
-        for low in range(round % 2, rungs - 1, 2):
-            pair = lives[before == low] & lives[before == low + 1]
-            tried[low] += int(pair.sum())
-            accepted[low] += int((after[before == low] == low + 1).sum())
-    trips = [_trips(track, rungs) for track in rung.T]
-    lengths = np.concatenate([np.asarray(t, float) for t in trips])
-    mean = float(lengths.mean()) if len(lengths) else float("nan")
-    return RoundTrips(accepted, tried, np.array([len(t) for t in trips]), mean)
-
-
-def _trips(track: np.ndarray, rungs: int) -> list[int]:
-    """Rounds of each whole way from the lowest rung to the highest and back to the lowest."""
-    found, begin, reached = [], None, False
-    for index, rung in enumerate(track):
-        if rung == rungs - 1:
-            reached = True
-        elif rung == 0 and (begin is None or reached):
-            if begin is not None:
-                found.append(index - begin)
-            begin, reached = index, False
-        elif rung == 0:
-            begin = index
-    return found
+    return summary([tallied(begun(rung[0], rungs), rung[1:], alive)])

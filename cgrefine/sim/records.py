@@ -16,9 +16,9 @@ BLOCK_BYTES = 8 << 20
 """Read at a time: memory does not grow with the length of the run."""
 
 
-def layout(n_beads: int, n_graphs: int) -> np.dtype:
+def layout(n_beads: int, n_graphs: int, rounds: int = 1) -> np.dtype:
     """One frame: time_ps; wall seconds, and whether they hold a compilation; potential kcal/mol,
-    temperature_K and alive of each graph; positions (n, 3) Å."""
+    temperature_K and alive of each graph; rung of each in each round of exchange; positions (n, 3) Å."""
     return np.dtype(
         [
             ("time_ps", "<f8"),
@@ -27,6 +27,7 @@ def layout(n_beads: int, n_graphs: int) -> np.dtype:
             ("potential", "<f4", (n_graphs,)),
             ("temperature_K", "<f4", (n_graphs,)),
             ("alive", "?", (n_graphs,)),
+            ("rung", "<i2", (rounds, n_graphs)),
             ("positions", "<f4", (n_beads, 3)),
         ]
     )
@@ -39,7 +40,7 @@ def append(path: Path, kind: np.dtype, frames: int, chunk: Chunk, seconds: float
     holds fewer frames than that.
     """
     records = np.zeros(len(chunk.time_ps), kind)
-    for name in ("time_ps", "potential", "temperature_K", "alive", "positions"):
+    for name in ("time_ps", "potential", "temperature_K", "alive", "rung", "positions"):
         records[name] = getattr(chunk, name)
     records["seconds"], records["compiled"] = seconds, compiled
     path.touch()
@@ -60,10 +61,11 @@ def require(path: Path, kind: np.dtype, frames: int) -> None:
         )
 
 
-def blocks(path: Path, kind: np.dtype, frames: int) -> Iterator[np.ndarray]:
-    """The first `frames` records in order, (s,) of the layout, some megabytes at a time."""
+def blocks(path: Path, kind: np.dtype, frames: int, first: int = 0) -> Iterator[np.ndarray]:
+    """The records from `first` up to `frames` in order, (s,) of the layout, some megabytes at a time."""
     size = max(1, BLOCK_BYTES // kind.itemsize)
     with path.open("rb") as handle:
-        for first in range(0, frames, size):
-            count = min(size, frames - first)
+        handle.seek(first * kind.itemsize)
+        for at in range(first, frames, size):
+            count = min(size, frames - at)
             yield np.frombuffer(handle.read(count * kind.itemsize), kind, count)
