@@ -6,7 +6,7 @@ import pytest
 from cgrefine.cli.audit_observables import observable_finding
 from cgrefine.cli.audit_unusual import energy_finding
 from cgrefine.cli.audit_verdict import judged, temperature_finding
-from cgrefine.cli.observe import Comparison
+from cgrefine.cli.observe_findings import Comparison
 from cgrefine.cli.replicas import Outcome
 from cgrefine.config.running import Audit, Sim
 from cgrefine.observables.compare import Compared

@@ -2,6 +2,7 @@
 
 import math
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ def short_sum(x):
     return x + 1.0
 
 
-def run(update, batches, count, x=0.5):
+def run(update, batches, count, x: Any = 0.5):
     clock = Clock()
     for _ in range(count):
         clock.fetched(batches)
