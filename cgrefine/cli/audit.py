@@ -89,12 +89,8 @@ class Audited(NamedTuple):
 def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     """Read prepare/, train/forcefield and simulate/; write audit.json, figures and report.html."""
     assert config.sim is not None
-<<<<<<< HEAD
     refuse_exchange(config, "audit")
-    sim, cfg = as_run(config.sim, root / "simulate"), config.audit
-=======
     sim, cfg = as_judged(config.sim, root / "simulate"), config.audit
->>>>>>> Y
     subject = Subject(
         force_field=simulated(root, sim.temperature_K, console),
         dataset=open_dataset(root / "prepare"),
