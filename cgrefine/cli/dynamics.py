@@ -112,17 +112,16 @@ def _with_kinetic(cfg: Sim, max_kinetic_kT: float) -> Sim:
 
 
 def as_run(cfg: Sim, simulate: Path) -> Sim:
-    """The section with the time step, packs and kinetic criterion of the `simulate` stage in this folder.
+    """The section with the time step and the kinetic criterion of the `simulate` stage in this folder.
 
     Raises InputError when that stage was run by a version that did not write them down.
     """
     path = simulate / "metrics.json"
     metrics = read_json(path)["metrics"]
-    for name in ("timestep_fs", "packs", "max_kinetic_kT"):
+    for name in ("timestep_fs", "max_kinetic_kT"):
         if name not in metrics:
             raise InputError(f"{path}: does not say {name}; run `cgrefine simulate` again, with --force")
-    run = {"timestep_fs": metrics["timestep_fs"]["value"], "packs": metrics["packs"]}
-    cfg = cfg.model_copy(update=run)
+    cfg = cfg.model_copy(update={"timestep_fs": metrics["timestep_fs"]["value"]})
     return _with_kinetic(cfg, metrics["max_kinetic_kT"]["value"])
 
 

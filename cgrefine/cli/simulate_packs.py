@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -30,6 +30,8 @@ from cgrefine.system import System, pack
 
 MAX_BEADS = 20_000
 """Beads in one pack, so that memory is bounded; one replica or ladder of a large protein may exceed it."""
+
+Item = TypeVar("Item")
 
 Asked = Callable[[], int | None]
 """The signal that asks for an end, if any did."""
@@ -95,7 +97,7 @@ def made(
     folder: Path,
     console: Console,
 ) -> list[Pack]:
-    """The packs of a resolved section, at minimised starts where it asks for them; their files in `folder`."""
+    """The packs of a resolved section, at minimised starts where it asks for them; files in `folder`."""
     assert cfg.packs is not None
     return [
         Pack(
@@ -137,23 +139,26 @@ def run_packs(
 
 
 def _side_by_side(
-    whole: Sequence[Pack], of: Callable[[Pack], Iterator[None]], devices: Sequence[Any]
+    whole: Sequence[Item], of: Callable[[Item], Iterator[None]], devices: Sequence[Any]
 ) -> Iterator[None]:
-    """Every chunk of all packs, each pack in a thread on the first device that is free."""
+    """Every step of `of` of all items, each item in a thread on the first device that is free.
+
+    Once one raises the others end with the step at hand, and then its error is raised.
+    """
     free: SimpleQueue[Any] = SimpleQueue()
     for device in devices:
         free.put(device)
     written: SimpleQueue[bool] = SimpleQueue()
     ending = Event()
 
-    def to_its_end(members: Pack) -> None:
+    def to_its_end(members: Item) -> None:
         device = free.get()
         try:
             with jax.default_device(device):
                 steps = of(members)
                 while not ending.is_set() and next(steps, _END) is not _END:
                     written.put(True)
-        except BaseException:  # whatever it is: the others end with their chunk, then it is raised
+        except BaseException:  # whatever it is, it is raised once the others have ended
             ending.set()
             raise
         finally:
@@ -169,7 +174,7 @@ def _side_by_side(
                     yield
                 else:
                     running -= 1
-        finally:
+        finally:  # also when the caller stops: the threads are waited for
             ending.set()
     errors = [error for error in (run.exception() for run in runs) if error is not None]
     if errors:  # one that went wrong before one that a signal ended

@@ -124,7 +124,7 @@ def test_workers_have_the_numbers_of_this_process(tmp_path, one, monkeypatch):
 
 @pytest.mark.stages
 def test_a_failed_task_names_its_pack_and_the_others_are_kept(tmp_path, one):
-    """A file of a pack that holds fewer frames than its state says."""
+    """The others run to their end, and are not run again."""
     folder = folder_of(tmp_path / "failed", on_cluster=True, cluster={"kind": "inline"})
     config, seen = load_config(folder / "config.yaml"), []
     rollout = simulate_packs.rollout

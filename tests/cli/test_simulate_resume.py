@@ -24,6 +24,7 @@ from cgrefine.config.load import load_config
 from cgrefine.data.store import write_domain, write_index
 from cgrefine.errors import InputError, Interrupted
 from cgrefine.fm import forcefield
+from cgrefine.sim.records import layout
 from cgrefine.sim.rollout import ended
 from cgrefine.sim.trajectory import read_frames
 from tests.fm.prior_toy import FACTS, T_K, WRONG, prior_domain
@@ -102,7 +103,7 @@ def killed(folder: Path, chunks: int, after: float) -> None:
     environment = {**os.environ, "JAX_ENABLE_X64": "1", "MPLBACKEND": "agg"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
     records = folder / ".simulate.partial" / ".unfinished" / "pack000.frames"
-    bytes_a_chunk = 10 * records.layout(3 * 12, 3).itemsize
+    bytes_a_chunk = 10 * layout(3 * 12, 3).itemsize
     try:
         while process.poll() is None and not (
             records.exists() and records.stat().st_size >= chunks * bytes_a_chunk
