@@ -46,7 +46,7 @@ from cgrefine.cli.audit_verdict import (
     temperature_finding,
 )
 from cgrefine.cli.console import Console
-from cgrefine.cli.dynamics import as_run, bead_steps
+from cgrefine.cli.dynamics import as_judged, bead_steps
 from cgrefine.cli.force_field import members_of, simulated, simulated_path
 from cgrefine.cli.observe import reference_groups
 from cgrefine.cli.replicas import Outcome, read_outcomes
@@ -90,7 +90,7 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     """Read prepare/, train/forcefield and simulate/; write audit.json, figures and report.html."""
     assert config.sim is not None
     refuse_exchange(config, "audit")
-    sim, cfg = as_run(config.sim, root / "simulate"), config.audit
+    sim, cfg = as_judged(config.sim, root / "simulate"), config.audit
     subject = Subject(
         force_field=simulated(root, sim.temperature_K, console),
         dataset=open_dataset(root / "prepare"),

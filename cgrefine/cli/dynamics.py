@@ -112,17 +112,24 @@ def _with_kinetic(cfg: Sim, max_kinetic_kT: float) -> Sim:
 
 
 def as_run(cfg: Sim, simulate: Path) -> Sim:
-    """The section with the time step and the kinetic criterion of the `simulate` stage in this folder.
+    """The section with the time step that the `simulate` stage of this folder had, if it states none."""
+    if cfg.timestep_fs is not None:
+        return cfg
+    return cfg.model_copy(update={"timestep_fs": _of_run(simulate, "timestep_fs")})
 
-    Raises InputError when that stage was run by a version that did not write them down.
-    """
+
+def as_judged(cfg: Sim, simulate: Path) -> Sim:
+    """The same, with the kinetic criterion that the run was held to: see `scaled`."""
+    return _with_kinetic(as_run(cfg, simulate), _of_run(simulate, "max_kinetic_kT"))
+
+
+def _of_run(simulate: Path, name: str) -> float:
+    """A metric of a run. Raises InputError when a version that did not write it down made the run."""
     path = simulate / "metrics.json"
     metrics = read_json(path)["metrics"]
-    for name in ("timestep_fs", "max_kinetic_kT"):
-        if name not in metrics:
-            raise InputError(f"{path}: does not say {name}; run `cgrefine simulate` again, with --force")
-    cfg = cfg.model_copy(update={"timestep_fs": metrics["timestep_fs"]["value"]})
-    return _with_kinetic(cfg, metrics["max_kinetic_kT"]["value"])
+    if name not in metrics:
+        raise InputError(f"{path}: does not say {name}; run `cgrefine simulate` again, with --force")
+    return float(metrics[name]["value"])
 
 
 def _label(topology: Topology, bead: int) -> str:

@@ -117,8 +117,8 @@ def load(folder: Path) -> ForceField:
         terms = force_field.model.terms
     except (KeyError, ValueError) as error:
         raise InputError(
-            f"{folder}/forcefield.json: this version cannot make the energy of its facts ({error}); it is of "
-            "another version, make it again with this one"
+            f"{folder}/forcefield.json: this version cannot make the energy of its facts ({error!r}): "
+            "another version wrote them; make the force field once more with this one"
         ) from error
     missing = [t.name for t in terms if t.name not in force_field.params]
     if missing:

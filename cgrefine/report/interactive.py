@@ -52,7 +52,10 @@ def figure(plot: Plot) -> dict[str, Any]:
         layout["yaxis"] |= {"scaleanchor": "x", "constrain": "domain"}
         layout["xaxis"] |= {"constrain": "domain"}
     if plot.right is not None:
-        layout["yaxis2"] = _axis(plot.right, ()) | {"overlaying": "y", "side": "right", "showgrid": False}
+        # ticks of its own: by default they stand at those of the left axis, at whatever values these are
+        layout["yaxis2"] = _axis(plot.right, ()) | {
+            "overlaying": "y", "side": "right", "tickmode": "auto", "showgrid": False, "zeroline": False,
+        }  # fmt: skip
     return {"data": traces, "layout": layout}
 
 

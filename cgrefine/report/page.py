@@ -35,7 +35,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A headed part of a page: text, a table, plots, figures (data URIs from `figure`).
+    """A headed part of a page: text, a table, plots.
 
     columns: of the plots, on a wide screen; more than 1 for many that are to be seen side by side.
     """
@@ -43,7 +43,6 @@ class Section:
     heading: str
     text: str = ""
     table: Table | None = None
-    figures: Sequence[str] = ()
     plots: Sequence[Plot] = ()
     columns: int = 1
 
@@ -55,19 +54,9 @@ def png(fig: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def figure(fig: Figure) -> str:
-    """A matplotlib Figure as a data URI for `Section.figures`."""
-    return data_uri(png(fig))
-
-
 def data_uri(image: bytes) -> str:
     """PNG bytes as a data URI."""
     return "data:image/png;base64," + base64.b64encode(image).decode()
-
-
-def save_figure(path: Path, fig: Figure) -> None:
-    """Write a figure as a PNG file."""
-    path.write_bytes(png(fig))
 
 
 def save_plots(path: Path, *plots: Plot, columns: int = 1) -> None:

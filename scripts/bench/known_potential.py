@@ -47,7 +47,6 @@ from cgrefine.data.store import in_memory
 from cgrefine.fm import forcefield
 from cgrefine.fm.evaluate import evaluate
 from cgrefine.fm.known_potential import KnownPotential, known_potential
-from cgrefine.report import page
 from cgrefine.sim.kernels import Fast
 from cgrefine.sim.langevin import Langevin
 from cgrefine.sim.rollout import Settings, rollout
@@ -112,7 +111,7 @@ def main() -> None:
         result = measured(args, args.folder or Path(temporary))
     result["seconds"] = round(time.perf_counter() - begin, 1)
     if args.plot:
-        page.save_figure(args.plot, figure(result))
+        figure(result).savefig(args.plot, dpi=110)
     print(json.dumps(result, indent=1))
 
 

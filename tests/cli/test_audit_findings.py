@@ -20,7 +20,8 @@ NOTHING = Estimate(np.zeros((2, *BONDS.shape)), np.zeros(BONDS.shape), np.zeros(
 
 
 def compared(value: float, stderr: float, floor: float) -> Comparison:
-    return Comparison(BONDS, NOTHING, NOTHING, {"jensen_shannon": Compared(value, stderr, floor, 0.0)})
+    distances = {"jensen_shannon": Compared(value, stderr, floor, 0.0)}
+    return Comparison(BONDS, NOTHING, NOTHING, distances, np.zeros(BONDS.shape))
 
 
 @pytest.mark.parametrize(

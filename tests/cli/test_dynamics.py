@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import chi2
 
 from cgrefine import units
 from cgrefine.cli.console import Console
-from cgrefine.cli.dynamics import description, integrator, relaxed, resolved, with_masses
+from cgrefine.cli.dynamics import description, integrator, relaxed, resolved, scaled, with_masses
 from cgrefine.cli.simulate import Replica
 from cgrefine.config.running import Sim
 from cgrefine.data.store import open_dataset
@@ -105,3 +106,15 @@ def test_starts_are_minimised_on_request_and_what_fails_is_said(replicas):
     broken[3] = np.nan
     with pytest.raises(InputError, match="held, replica 1: minimisation of the start: the start"):
         relaxed(replicas([helix, broken]), FORCE_FIELD, section(minimize=True), said)
+
+
+def test_the_kinetic_criterion_grows_with_the_run(replicas):
+    """20 kT as given where chance does not reach it; else what χ² of 3 exceeds at 1e-3 in all steps."""
+    one = replicas([ideal_helix(N)])
+    short = scaled(section(timestep_fs=4, save_every_ps=0.1), one)
+    assert short.criteria.max_kinetic_kT == 20.0
+    long = scaled(section(timestep_fs=4, duration_ps=1e7), one)
+    allowed = long.criteria.max_kinetic_kT
+    assert chi2.sf(2.0 * allowed, 3) * N * 1e10 / 4 == pytest.approx(1e-3, rel=1e-6) and allowed > 30.0
+    stated = section(timestep_fs=4, duration_ps=1e7, criteria={"max_kinetic_kT": 99.0})
+    assert scaled(stated, one).criteria.max_kinetic_kT == 99.0

@@ -52,6 +52,16 @@ def test_one_temperature_cannot_tell_energy_from_entropy():
         network_facts(MODEL, frames, T_K)
 
 
+@pytest.mark.parametrize("lost", ["avg_neighbors", "name"])
+def test_facts_of_another_version_are_refused_in_one_sentence(train: Path, tmp_path: Path, lost):
+    """A network without a fact that this version needs, as one written before there was such a fact."""
+    old = forcefield.load(train / "forcefield")
+    network = {name: fact for name, fact in old.facts["network"].items() if name != lost}
+    forcefield.save(tmp_path, forcefield.ForceField({**old.facts, "network": network}, old.params))
+    with pytest.raises(InputError, match=rf"forcefield.json: this version cannot make .*'{lost}'.*once more"):
+        forcefield.load(tmp_path)
+
+
 def test_saved_conditioned_and_loaded_fixed(train: Path, capsys: pytest.CaptureFixture[str]):
     assert forcefield.conditioned_range(forcefield.load(train / "forcefield")) == (320.0, 413.0)
     fixed = trained_at(train, 400.0, Console(quiet=True))

@@ -6,7 +6,7 @@ import pytest
 from cgrefine import system
 from cgrefine.cli import priors_figures
 from cgrefine.fm.priors import marginals
-from cgrefine.report.plot import Band, Line
+from cgrefine.report.plot import Band, Histogram, Line
 from tests.chains import ideal_helix
 from tests.fm.test_priors_diagnostics import FACTS, KT, params
 
@@ -28,14 +28,14 @@ def test_a_spring_is_a_parabola_with_a_straight_force(counts):
     assert [getattr(m, "name", "") for m in densities.marks] == [
         "reference", "implied by the term", "priors alone, MD",
     ]  # fmt: skip
-    spring = densities.marks[1]
+    (spring,) = (m for m in densities.marks if isinstance(m, Line))
     weight = r**2 * np.exp(-80.0 * (r - 3.8) ** 2 / KT)
     assert np.asarray(spring.y) == pytest.approx(weight / weight.sum() / (r[1] - r[0]), rel=1e-3, abs=1e-6)
 
 
 def test_densities_of_angles_are_per_degree(counts):
     densities, _ = priors_figures.term("angle", FACTS, params(), counts, None, KT)
-    counted = densities.marks[0]
+    (counted,) = (m for m in densities.marks if isinstance(m, Histogram))
     assert np.sum(np.asarray(counted.heights) * np.diff(counted.edges)) == pytest.approx(1.0)
     assert densities.y.label == "density, 1/°"
 

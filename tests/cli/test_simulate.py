@@ -138,6 +138,23 @@ def test_audit_counts_and_states(root):
     assert not verdicts["unstable_fraction"]["passed"]
     assert verdicts["unstable_fraction"]["value"] == pytest.approx(0.4)
     assert [r["status"] for r in content["replicas"]] == ["OK"] * 3 + ["BOND"] * 2
+    for row in content["replicas"]:
+        if row["status"] == "OK":
+            assert row["failure"] is None
+            continue
+        told = row["failure"]
+        assert told["value"] > told["limit"] and told["says"].startswith("bond of PRO")
+        assert told["place"].count("PRO") == 2 and told["beads"][1] == told["beads"][0] + 1
+        shot = mdtraj.load(str(root / told["snapshot"]))
+        good = next(
+            o.frames
+            for o in read_outcomes(root / "simulate" / "replicas.csv")
+            if (o.domain, o.replica) == (row["domain"], row["replica"])
+        )
+        assert len(shot) == min(5, good) + 1
+        i, j = told["beads"]
+        r = 10.0 * np.linalg.norm(shot.xyz[:, j] - shot.xyz[:, i], axis=1)
+        assert r[-1] == pytest.approx(told["value"], abs=5e-3) and (np.abs(r[:-1] - 3.8) < 0.85 + 0.6).all()
     nve = content["constant_energy"]
     assert [(r["domain"], r["status"]) for r in nve["replicas"]] == [("held", "OK"), ("held", "OK")]
     assert abs(found["nve_drift_kcal_mol_ns"]["value"]) < 50.0

@@ -161,7 +161,8 @@ def test_what_does_not_fit_is_refused(tmp_path):
     for stage in ("audit", "observe"):
         (folder / "simulate").mkdir(exist_ok=True)
         (folder / "simulate" / "provenance.json").write_text('{"fingerprint": "x"}')
-        (folder / "simulate" / "metrics.json").write_text("{}")
+        as_run = {"timestep_fs": {"value": 4.0}, "max_kinetic_kT": {"value": 20.0}}
+        (folder / "simulate" / "metrics.json").write_text(json.dumps({"metrics": as_run}))
         config = parse({"sim": SIM, "observables": {"diffusion_fit_ps": [0.1, 1.0]}}, "test")
         with pytest.raises(InputError, match=r"sim\.exchange"):
             run_stage(stage, config, folder, Console(quiet=True))

@@ -186,3 +186,13 @@ def test_contacts_are_compared_by_their_differences():
     assert set(found) == {"mean_absolute", "mse"}
     assert found["mean_absolute"].value == pytest.approx(0.5)
     assert found["mse"].value == pytest.approx((1 + 0.25) / 3)
+
+
+def test_floor_of_each_entry_is_the_mean_difference_of_the_halves():
+    """Runs of 0, 1, 3 and 10, squared after the mean: three ways to halve them, by hand; none of one run."""
+    square = Observable("square", "", (1,), lambda x: x, of_mean=np.square)
+    runs = np.array([0.0, 1.0, 3.0, 10.0])[:, None]
+    pairs = [(0.5, 6.5), (1.5, 5.5), (5.0, 2.0)]
+    expected = np.mean([abs(a * a - b * b) for a, b in pairs])
+    assert compare.floor_of_entries(square, estimate_of_means(square, runs)) == pytest.approx([expected])
+    assert np.isnan(compare.floor_of_entries(square, estimate_of_means(square, runs[:1]))).all()

@@ -70,6 +70,8 @@ def test_every_plot_shows_its_data(page):
     assert surface["heat"] == 1 and surface["lines"] == 1
     assert errors["bars"] == 4 and errors["errors"] == 1
     assert difference["heat"] == 1 and forces["lines"] == 2
+    right = tab.evaluate("[...document.querySelectorAll('.y2tick')].map(e => e.textContent)")
+    assert "0" in right and "500" in right, "round numbers of its own, not those beside the left ticks"
     beside = forces["left"] > difference["right"]
     assert beside == (width > 1000), "in columns at the desk, below each other on the phone"
     for plot in shown:

@@ -210,3 +210,13 @@ def test_bad_starts_are_refused():
     x[4] = np.nan
     with pytest.raises(ValueError, match="not finite"):
         go(x)
+
+
+def test_another_time_step_and_friction_do_not_trace_again(healthy):
+    """Nor do they give the same run: a stiffer bath and half the step end elsewhere."""
+    compiled = getattr(module._advance, "_cache_size")  # noqa: B009  (JAX has no typed name for it)
+    before = compiled()
+    other = go(starts(), mover=Langevin(0.5 * DT, units.from_per_ps(3.0)))
+    assert before > 0 and compiled() == before
+    assert not np.array_equal(other[-1].positions, healthy[-1].positions)
+    np.testing.assert_allclose(joined(other, "time_ps"), 0.5 * joined(healthy, "time_ps"))

@@ -28,12 +28,12 @@ def marks(x, allowed):
 
 
 def test_a_planted_frame_is_found_and_named(frames):
-    """Frame 1: a bond of 4.8 Å; 2: beads 3 and 5 at 2 Å; 3: beads 0 and 9 at 1 Å; 4: all 1.7 times larger."""
+    """Frame 1: a bond of 4.3 Å; 2: beads 3 and 5 at 2 Å; 3: beads 0 and 9 at 1 Å; 4: all 1.7 times larger."""
     allowed = limits(worst(CHAIN, R0, frames, 3), Unusual(), N)
     assert marks(frames, allowed) == {"bond": [], "second_neighbor": [], "overlap": [], "size": []}
     x = frames.copy()
     step = x[1, 5] - x[1, 4]
-    x[1, 5:] += (4.8 / np.linalg.norm(step) - 1.0) * step
+    x[1, 5:] += (4.3 / np.linalg.norm(step) - 1.0) * step
     toward = x[2, 5] - x[2, 3]
     x[2, 5] = x[2, 3] + 2.0 * toward / np.linalg.norm(toward)
     x[3, 9] = x[3, 0] + [1.0, 0.0, 0.0]
