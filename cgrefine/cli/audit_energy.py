@@ -12,7 +12,7 @@ from cgrefine.cli.audit_subject import Part, Subject, spread
 from cgrefine.cli.audit_verdict import Finding, level, temperature_check, with_error
 from cgrefine.cli.console import Console
 from cgrefine.cli.replicas import Replica
-from cgrefine.cli.simulate import packed
+from cgrefine.cli.simulate_packs import packed
 from cgrefine.config.running import Audit
 from cgrefine.report.page import Section, Table
 from cgrefine.sim import audit, evaluation

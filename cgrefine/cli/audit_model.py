@@ -21,7 +21,8 @@ from cgrefine.cli.console import Console
 from cgrefine.cli.dynamics import bead_steps, resolved, scaled
 from cgrefine.cli.force_field import identity, members_of, opened, refuse_other_lengths
 from cgrefine.cli.replicas import Replica
-from cgrefine.cli.simulate import assigned, chosen_domains, run_packs, run_settings
+from cgrefine.cli.simulate import assigned, chosen_domains, run_settings
+from cgrefine.cli.simulate_packs import made, n_packs, run_packs, with_packs
 from cgrefine.cli.simulate_results import duration_ps, write_runs
 from cgrefine.cli.stages import device_kind, enforce, refuse_exchange
 from cgrefine.config.running import Sim
@@ -52,6 +53,8 @@ def audit_force_fields(
     """
     assert config.sim is not None
     refuse_exchange(config, "audit")
+    if config.sim.on_cluster:
+        raise InputError("sim.on_cluster: audit --model runs in this process; leave it out")
     dataset = open_dataset(data_folder(reference))
     inputs = {f"{i}:{name}": identity(Path(name)) for i, name in enumerate(models)}
     inputs["data"] = file_hash(dataset.folder / "dataset.json")
@@ -89,6 +92,7 @@ def _build(stage: Stage, models: Sequence[str], dataset: Dataset, config: Config
     for force_field in force_fields.values():
         refuse_other_lengths(force_field, {d.name: d.n_beads for d in domains})
     sim = scaled(resolved(sim, force_fields[models[0]], replicas, console), replicas)
+    sim = with_packs(sim, n_packs(replicas, sim), console)
     known = references(domains, sim.temperature_K)
     criteria, thresholds = calibrated(known, sim.criteria, bead_steps(sim, replicas))
     if cfg.calibrate:
@@ -134,7 +138,8 @@ def simulated(
     scratch = folder / SCRATCH
     scratch.mkdir(parents=True)
     run = run_settings(sim, force_field)
-    whole = run_packs(replicas, force_field, sim, run, scratch, console, lambda: None)
+    whole = made(replicas, force_field, sim, run, scratch, console)
+    run_packs(whole, force_field, sim, run, console, lambda: None)
     _, found = write_runs(folder, sim, run, whole)
     shutil.rmtree(scratch)
     return Subject(force_field, dataset, sim, folder, found, duration_ps(sim, run))

@@ -16,7 +16,7 @@ from cgrefine.cli.dynamics import integrator
 from cgrefine.cli.failures import Told, read_failures
 from cgrefine.cli.observe import reference_groups
 from cgrefine.cli.replicas import Outcome, Replica
-from cgrefine.cli.simulate import packed
+from cgrefine.cli.simulate_packs import packed
 from cgrefine.config.running import Observables, Sim
 from cgrefine.data.store import Dataset, Domain
 from cgrefine.errors import InputError

@@ -205,6 +205,7 @@ def _record(
     record.metric("domains", len({o.domain for o in found}))
     record.metric("duration_ps", duration_ps(cfg, run), unit="ps")
     record.metric("timestep_fs", cfg.step_fs, unit="fs")
+    record.metric("packs", len(results))
     record.metric("max_kinetic_kT", cfg.criteria.max_kinetic_kT, unit="kT")
     record.metric("stable_fraction", sum(o.stable for o in found) / len(found))
     record.metric("temperature_K", temperature.value, unit="K", stderr=temperature.stderr)
@@ -261,8 +262,8 @@ def _write_report(
         f"{stable} of {len(found)} replicas alive after {duration_ps(cfg, run):g} ps of "
         f"{description(cfg)}, started from {cfg.start} structures. Masses and friction are chosen "
         "for sampling: times are those of the model, not of the protein. Temperatures are kinetic, over "
-        f"the later half of the run{at}. ns_per_day is the length of each trajectory with all running "
-        "together."
+        f"the later half of the run{at}. ns_per_day is the length of each trajectory with all packs one "
+        "after the other on one device."
     )
     columns = ("domain", "replicas", "stable", "temperature, K", "standard error, K")
     sections = [

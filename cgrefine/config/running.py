@@ -51,6 +51,11 @@ class Sim(Section):
     mass_g_mol for all; averages over positions do not depend on them. start_pdb: with start: pdb.
     minimize: before the run; None does so for starts that are not reference frames.
     exchange: None for none; temperature_K is one of its temperatures, the one that is observed.
+    packs: that the replicas, or whole ladders of them, are divided into, more where memory asks for it; None
+    is one for each device of the process that begins the run, and is kept when another goes on. A pack is a
+    random stream: numbers depend on how many there are, not on the devices that share them.
+    on_cluster: packs of `simulate` are tasks on `cluster`, and go on from what is written when a worker is
+    lost; a signal then ends the command at once. Else they share the devices of this process.
     """
 
     temperature_K: Temperature
@@ -71,6 +76,16 @@ class Sim(Section):
     format: Literal["dcd", "xtc", "h5"] = "dcd"
     criteria: Criteria = Criteria()
     exchange: Exchange | None = None
+    packs: Count | None = None
+    on_cluster: bool = False
+
+    @model_validator(mode="after")
+    def _packs_fit(self) -> "Sim":
+        ladders = self.replicas // self.rungs
+        if self.packs is not None and self.packs > ladders:
+            there = "replicas" if self.rungs == 1 else f"ladders of {self.rungs} replicas"
+            raise ValueError(f"packs {self.packs}: there are {ladders} {there} to divide, at most one a pack")
+        return self
 
     @model_validator(mode="after")
     def _ladders_fit(self) -> "Sim":

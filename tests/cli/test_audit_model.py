@@ -10,7 +10,8 @@ import pytest
 from cgrefine import units
 from cgrefine.cli import main
 from cgrefine.cli.replicas import read_outcomes
-from cgrefine.cli.simulate import assigned, packed
+from cgrefine.cli.simulate import assigned
+from cgrefine.cli.simulate_packs import packed
 from cgrefine.config.running import Criteria, Sim
 from cgrefine.data.store import open_dataset, write_domain, write_index
 from cgrefine.errors import GateError, InputError

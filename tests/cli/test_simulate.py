@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from cgrefine.artifacts import stage_folder
-from cgrefine.cli import audit, audit_ensemble, simulate
+from cgrefine.cli import audit, audit_ensemble, simulate, simulate_packs
 from cgrefine.cli.audit_subject import Subject
 from cgrefine.cli.console import Console
 from cgrefine.cli.force_field import members_of
 from cgrefine.cli.replicas import Outcome, read_outcomes, write_outcomes
-from cgrefine.cli.simulate import assigned, chosen_domains, packs
+from cgrefine.cli.simulate import assigned, chosen_domains
 from cgrefine.cli.stages import run_stage
 from cgrefine.config import parse
 from cgrefine.config.running import Sim
@@ -184,12 +184,14 @@ def test_fewer_replicas_than_domains_is_an_error(root):
 
 
 def test_packs_are_bounded(root, monkeypatch):
-    """Two replicas of nine beads in a pack of at most 20; all of them, in order."""
-    monkeypatch.setattr(simulate, "MAX_BEADS", 20)
+    """Two replicas of nine beads in a pack of at most 20, though one pack is asked for."""
+    monkeypatch.setattr(simulate_packs, "MAX_BEADS", 20)
     replicas = assigned(open_dataset(root / "prepare").domains, CFG)
-    cut = list(packs(replicas))
-    assert [len(p) for p in cut] == [2, 2, 1]
-    assert [r for p in cut for r in p] == replicas
+    one = CFG.model_copy(update={"packs": 1})
+    assert simulate_packs.n_packs(replicas, one) == 3
+    assert [len(p) for p in simulate_packs.packs(replicas, 3)] == [2, 1, 2]
+    monkeypatch.setattr(simulate_packs, "MAX_BEADS", 8)
+    assert simulate_packs.n_packs(replicas, one) == 5
 
 
 def test_members_that_disagree_on_simulated_frames_are_told(root, monkeypatch):

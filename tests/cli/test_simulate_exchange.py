@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import yaml
 
-from cgrefine.cli import simulate
+from cgrefine import checkpoint
+from cgrefine.cli import simulate_packs
 from cgrefine.cli.console import Console
 from cgrefine.cli.force_field import refuse_exchange_of
 from cgrefine.cli.observe import model_groups
@@ -19,6 +20,7 @@ from cgrefine.config import parse
 from cgrefine.errors import InputError
 from cgrefine.fm import forcefield
 from cgrefine.sim import records
+from cgrefine.sim.rollout import ended
 from cgrefine.sim.trajectory import read_frames
 from tests.cli.test_simulate_resume import disk_of, here, kept, run_folder
 from tests.fm.prior_toy import T_K, prior_domain
@@ -122,7 +124,7 @@ def test_goes_on_with_the_same_numbers(tmp_path, done):
     with disk_of(25_000), pytest.raises(InputError, match="cannot be written"):
         here(folder)
     left = folder / ".simulate.partial" / ".unfinished" / "pack000.npz"
-    assert 0 < simulate.ended(simulate.checkpoint.load_params(left)).frames < 40
+    assert 0 < ended(checkpoint.load_params(left)).frames < 40
     here(folder)
     assert kept(folder) == kept(whole)
 
@@ -176,9 +178,13 @@ def test_a_conditioned_network_is_refused(tmp_path, monkeypatch):
 
 def test_a_ladder_is_never_cut(monkeypatch):
     """Packs of at most 40 beads: four replicas of nine would fit, a second ladder of three does not."""
-    monkeypatch.setattr(simulate, "MAX_BEADS", 40)
+    monkeypatch.setattr(simulate_packs, "MAX_BEADS", 40)
+    cfg = parse({"sim": {**SIM, "replicas": 9, "packs": 2}}, "test").sim
+    assert cfg is not None
     domain = prior_domain(9, 2, 1)
     replicas = [Replica(domain, k, np.zeros((9, 3))) for k in range(9)]
-    cut = list(simulate.packs(replicas, 3))
-    assert [len(part) for part in cut] == [3, 3, 3]
-    assert list(itertools.chain(*cut)) == replicas
+    assert simulate_packs.n_packs(replicas, cfg) == 3
+    for number, lengths in ((1, [9]), (2, [3, 6]), (3, [3, 3, 3])):
+        cut = simulate_packs.packs(replicas, number, 3)
+        assert [len(part) for part in cut] == lengths
+        assert list(itertools.chain(*cut)) == replicas

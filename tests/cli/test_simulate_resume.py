@@ -15,14 +15,17 @@ import numpy as np
 import pytest
 import yaml
 
+from cgrefine import checkpoint
 from cgrefine.artifacts import write_json
-from cgrefine.cli import simulate
+from cgrefine.cli import simulate_packs
 from cgrefine.cli.console import Console
 from cgrefine.cli.stages import run_stage
 from cgrefine.config.load import load_config
 from cgrefine.data.store import write_domain, write_index
 from cgrefine.errors import InputError, Interrupted
 from cgrefine.fm import forcefield
+from cgrefine.sim.records import layout
+from cgrefine.sim.rollout import ended
 from cgrefine.sim.trajectory import read_frames
 from tests.fm.prior_toy import FACTS, T_K, WRONG, prior_domain
 
@@ -100,7 +103,7 @@ def killed(folder: Path, chunks: int, after: float) -> None:
     environment = {**os.environ, "JAX_ENABLE_X64": "1", "MPLBACKEND": "agg"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
     records = folder / ".simulate.partial" / ".unfinished" / "pack000.frames"
-    bytes_a_chunk = 10 * simulate.records.layout(3 * 12, 3).itemsize
+    bytes_a_chunk = 10 * layout(3 * 12, 3).itemsize
     try:
         while process.poll() is None and not (
             records.exists() and records.stat().st_size >= chunks * bytes_a_chunk
@@ -135,7 +138,7 @@ def test_kill_9_loses_no_whole_chunk(tmp_path, whole):
     folder = run_folder(tmp_path / "killed")
     killed(folder, 5, 0.0)
     left = folder / ".simulate.partial" / ".unfinished"
-    done = simulate.ended(simulate.checkpoint.load_params(left / "pack000.npz")).frames
+    done = ended(checkpoint.load_params(left / "pack000.npz")).frames
     assert done >= 40 and not (folder / "simulate").exists()
     here(folder)
     assert kept(folder) == whole
@@ -155,7 +158,7 @@ def test_kill_9_at_random_moments(tmp_path, whole):
 
 
 def test_a_signal_ends_it_after_the_chunk_at_hand(tmp_path, whole, monkeypatch):
-    folder, rollout = run_folder(tmp_path / "asked"), simulate.rollout
+    folder, rollout = run_folder(tmp_path / "asked"), simulate_packs.rollout
 
     def signalled(*arguments, **options):
         for number, chunk in enumerate(rollout(*arguments, **options)):
@@ -163,11 +166,11 @@ def test_a_signal_ends_it_after_the_chunk_at_hand(tmp_path, whole, monkeypatch):
                 os.kill(os.getpid(), signal.SIGTERM)
             yield chunk
 
-    monkeypatch.setattr(simulate, "rollout", signalled)
+    monkeypatch.setattr(simulate_packs, "rollout", signalled)
     with pytest.raises(Interrupted, match="ended by a signal after 3 ps") as error:
         here(folder)
     assert error.value.number == signal.SIGTERM and not (folder / "simulate").exists()
-    monkeypatch.setattr(simulate, "rollout", rollout)
+    monkeypatch.setattr(simulate_packs, "rollout", rollout)
     here(folder)
     assert kept(folder) == whole
 
