@@ -67,9 +67,13 @@ def _two_sides(
 
 
 def _banded(x: np.ndarray, y: np.ndarray, error: np.ndarray, name: str, band: str, colour: int) -> list[Mark]:
-    """A line, and about it a band where there is an error."""
+    """A line of what is never negative, and about it a band where there is an error."""
     line = Line(x, y, name, colour=colour)
-    return [line, Band(x, y - error, y + error, band, colour)] if np.isfinite(error).any() else [line]
+    return (
+        [line, Band(x, np.maximum(y - error, 0.0), y + error, band, colour)]
+        if np.isfinite(error).any()
+        else [line]
+    )
 
 
 def contacts(topology: Topology, pairs: np.ndarray, reference: np.ndarray, model: np.ndarray) -> list[Plot]:

@@ -1,5 +1,6 @@
 """Plots as matplotlib figures: the PNG files of a run, and what a page shows without script and on paper."""
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,9 @@ MANY = 3
 
 PANEL = (3.4, 2.7)
 """Width and height of one of several columns, inches."""
+
+TITLE = 46
+"""Letters of a line above such a panel."""
 
 
 def figure(*plots: Plot, columns: int = 1) -> Figure:
@@ -46,7 +50,7 @@ def _grid(plots: Sequence[Plot], columns: int) -> Figure:
         axes = fig.add_subplot(rows, columns, k + 1)
         names = {mark.name for mark in plot.marks if not isinstance(mark, HeatMap) and mark.name}
         _draw(axes, plot, small=True, legend=not names <= known)
-        axes.set_title(plot.caption, fontsize=8)
+        axes.set_title("\n".join(textwrap.wrap(plot.caption, TITLE)), fontsize=8)
         known |= names
     for axes in fig.axes:
         axes.tick_params(labelsize=7)
