@@ -1,9 +1,9 @@
 """The reverse pass of the Boltzmann estimator: ∂/∂θ of Σ_s Σ_j a_sj u_j(x_s; θ) over any number of frames.
 
-Frames of all proteins and temperatures fill packed graphs of one fixed size, one after the other, so that
-there is one program and its memory does not grow with the frames. The gradients of these chunks are added, so
-that the result does not depend on how the frames were divided. Frames without a coefficient are left out
-before: what they hold reaches nothing.
+Frames of all proteins and temperatures go through one room (`sim.rooms`), one after the other, so that there is
+one program and its memory does not grow with the frames. The gradients of these chunks are added, so that the
+result does not depend on how the frames were divided. Frames without a coefficient are left out before: what
+they hold reaches nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,16 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from cgrefine import neighbors
 from cgrefine.energy import BeadEnergies, Params
 from cgrefine.neighbors import Neighbors
-from cgrefine.system import Capacity, System, Topology, exact_capacity, pack
+from cgrefine.sim import rooms
+from cgrefine.sim.rooms import Filled, Room, filled
+from cgrefine.system import System, Topology
 
 CHUNK_BEADS = 1024
 """Beads whose energies are differentiated at a time, on each device."""
-
-EDGE_STEP = 256
-"""Edges of a chunk are a multiple of this, so that similar ensembles share one program."""
 
 Explicit = Callable[[Params, Array, System, Neighbors], Array]
 """Observables that depend on the parameters themselves (an energy, a virial): (g, k), a row each graph."""
@@ -62,11 +60,13 @@ def surrogate_gradient(
     explicit: Explicit | None = None,
     chunk_beads: int = CHUNK_BEADS,
     devices: Sequence[Any] | None = None,
+    within: Room | None = None,
 ) -> Params:
     """∂/∂θ of the surrogate of all ensembles together, shaped as `params` (numpy, in their precision).
 
     explicit: the observables whose coefficients stand in `Ensemble.explicit`: adds Σ_s p_s L'·∂g/∂θ.
-    devices: local ones that share the chunks (default: all). Frames with coefficients that are all zero cost
+    devices: local ones that share the chunks (default: all). within: the room of a chunk, where several calls
+    are to share a program (default: for these frames, about chunk_beads at a time). Frames with coefficients that are all zero cost
     nothing. Raises ValueError when no frame has one, or such a frame has a position that is not finite.
     """
     used = [_with_coefficients(e) for e in ensembles]
@@ -76,7 +76,9 @@ def surrogate_gradient(
     there = jax.local_devices() if devices is None else devices
     held = [jax.device_put(params, device) for device in there]
     totals: list[Params] = [None] * len(there)
-    for k, chunk in enumerate(_chunks(used, cutoff_A, chunk_beads)):
+    if within is None:
+        within = rooms.room([(e.topology, e.positions) for e in used], cutoff_A, chunk_beads)
+    for k, chunk in enumerate(chunks(used, cutoff_A, within)):
         d = k % len(there)
         found = _gradient(model, explicit, held[d], jax.device_put(chunk, there[d]))
         totals[d] = found if totals[d] is None else _added(totals[d], found)
@@ -112,55 +114,22 @@ def _with_coefficients(ensemble: Ensemble) -> Ensemble:
     return ensemble._replace(positions=positions, coefficients=a[counted], explicit=told)
 
 
-def _chunks(ensembles: Sequence[Ensemble], cutoff_A: float, chunk_beads: int) -> Iterator[Chunk]:
-    """Frames in order, as many as fit each time; all chunks have the shapes that hold the fullest of them."""
-    rows = [(e, f) for e in range(len(ensembles)) for f in range(len(ensembles[e].positions))]
-    room = max(chunk_beads, max(e.topology.n_beads for e in ensembles))
-    groups: list[list[tuple[int, int]]] = []
-    filled = room
-    for e, f in rows:
-        n = ensembles[e].topology.n_beads
-        if filled + n > room:
-            groups.append([])
-            filled = 0
-        groups[-1].append((e, f))
-        filled += n
-    topologies = [[ensembles[e].topology for e, _ in group] for group in groups]
-    capacity = Capacity(*(max(sizes) for sizes in zip(*map(exact_capacity, topologies), strict=True)))
-    # counted before they are listed: the lists of all frames at once may not fit
-    most = max(sum(_n_edges(ensembles[e].positions[f], cutoff_A) for e, f in group) for group in groups)
-    edges = -(-most // EDGE_STEP) * EDGE_STEP
-    stated = all(e.temperature_K is not None for e in ensembles)
+def chunks(ensembles: Sequence[Ensemble], cutoff_A: float, within: Room) -> Iterator[Chunk]:
+    """Frames of all ensembles in order, room by room."""
     columns = max((0 if e.explicit is None else e.explicit.shape[1]) for e in ensembles)
-    for group, members in zip(groups, topologies, strict=True):
-        temperatures = [float(ensembles[e].temperature_K or 0.0) for e, _ in group] if stated else None
-        system = pack(members, capacity, temperatures)
-        yield _filled([(ensembles[e], f) for e, f in group], system, edges, columns, cutoff_A)
+    for e in ensembles:
+        for full in filled(e.topology, e.positions, cutoff_A, within, e.temperature_K):
+            yield _chunk(e, full, within, columns)
 
 
-def _filled(
-    frames: Sequence[tuple[Ensemble, int]], system: System, edges: int, columns: int, cutoff_A: float
-) -> Chunk:
-    dtype = frames[0][0].positions.dtype
-    positions = np.zeros((len(system.species), 3), dtype)
-    coefficients = np.zeros(len(system.species), dtype)
-    explicit = np.zeros((len(system.graph_mask), columns), dtype)
-    senders, receivers = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
-    begin = 0
-    for graph, (ensemble, f) in enumerate(frames):
-        end = begin + ensemble.topology.n_beads
-        positions[begin:end] = ensemble.positions[f]
-        coefficients[begin:end] = ensemble.coefficients[f]
-        if ensemble.explicit is not None:
-            explicit[graph, : ensemble.explicit.shape[1]] = ensemble.explicit[f]
-        if cutoff_A > 0.0:
-            i, j = neighbors.frame_edges(ensemble.positions[f], cutoff_A)
-            senders.append(i + np.int32(begin))
-            receivers.append(j + np.int32(begin))
-        begin = end
-    listed = neighbors.padded(np.concatenate(senders), np.concatenate(receivers), edges)
-    return Chunk(jnp.asarray(positions), system, listed, jnp.asarray(coefficients), jnp.asarray(explicit))
-
-
-def _n_edges(positions: np.ndarray, cutoff_A: float) -> int:
-    return len(neighbors.frame_edges(positions, cutoff_A)[0]) if cutoff_A > 0.0 else 0
+def _chunk(ensemble: Ensemble, full: Filled, within: Room, columns: int) -> Chunk:
+    """The coefficients of the frames that are new; those that only fill the room have none."""
+    n, dtype, own = ensemble.topology.n_beads, ensemble.positions.dtype, full.chosen[: full.own]
+    coefficients = np.zeros(within.beads, dtype)
+    each = np.reshape(ensemble.coefficients[own], (full.own, -1))
+    coefficients[: full.own * n] = np.broadcast_to(each, (full.own, n)).reshape(-1)
+    explicit = np.zeros((within.frames, columns), dtype)
+    if ensemble.explicit is not None:
+        explicit[: full.own, : ensemble.explicit.shape[1]] = ensemble.explicit[own]
+    arrays = (jnp.asarray(a) for a in (coefficients, explicit))
+    return Chunk(jnp.asarray(full.positions), full.system, full.edges, *arrays)

@@ -6,6 +6,7 @@ A value that changes the physics (temperature, cutoff, time step) has no default
 from cgrefine.config.base import Section
 from cgrefine.config.data import Cluster, Data, ForceMap, Loader, Store
 from cgrefine.config.priors import Priors
+from cgrefine.config.refining import Refine
 from cgrefine.config.running import Ablate, Audit, Export, Lammps, Observables, Sim
 from cgrefine.config.training import Model, Train
 
@@ -22,6 +23,7 @@ class Config(Section):
     model: Model | None = None
     train: Train | None = None
     sim: Sim | None = None
+    refine: Refine | None = None
     observables: Observables = Observables()
     audit: Audit = Audit()
     export: Export = Export()

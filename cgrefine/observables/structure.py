@@ -107,6 +107,25 @@ def averager(
     return average
 
 
+def valuer(observables: Sequence[Observable]) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """A function of frames (f, n, 3) Å that gives the values of each frame, (f, *shape) float64 of each
+    observable, in one program."""
+
+    @partial(jax.jit, compiler_options=ONCE)
+    def of_frames(positions: Array) -> list[Array]:
+        return [jax.vmap(o.per_frame)(positions) for o in observables]
+
+    def values(positions: np.ndarray) -> list[np.ndarray]:
+        found = [np.zeros((len(positions), *o.shape)) for o in observables]
+        for start in range(0, len(positions), CHUNK_FRAMES):
+            part = positions[start : start + CHUNK_FRAMES]
+            for rows, value in zip(found, of_frames(jnp.asarray(_filled(part))), strict=True):
+                rows[start : start + len(part)] = np.asarray(value)[: len(part)]
+        return found
+
+    return values
+
+
 def _chunks(positions: np.ndarray) -> list[np.ndarray]:
     return [positions[start : start + CHUNK_FRAMES] for start in range(0, len(positions), CHUNK_FRAMES)]
 

@@ -1,24 +1,25 @@
 """Energies, forces and curvature of many frames, in float64 whatever the default.
 
-Frames are graphs of one packed system of fixed capacity, a `Room`: whatever is evaluated in the same room,
-frames of any number and of any molecule, shares one compilation.
+Whatever is evaluated in the same room (see `sim.rooms`), frames of any number and of any molecule, shares one
+compilation.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from cgrefine import energy, neighbors
+from cgrefine import energy
 from cgrefine.energy import BeadEnergies
 from cgrefine.neighbors import Neighbors
 from cgrefine.sim.kernels import in_dtype
-from cgrefine.sim.rollout import CAPACITY_STEP
-from cgrefine.system import Capacity, System, Topology, pack
+from cgrefine.sim import rooms
+from cgrefine.sim.rooms import Room, filled
+from cgrefine.system import System, Topology
 
 BATCH_BEADS = 2000
 """Beads that are evaluated at a time; one frame at least."""
@@ -30,25 +31,9 @@ DISPLACEMENT_A = 1e-3
 """Of each coordinate, in the difference of forces that gives the curvature, whose error is of its square."""
 
 
-class Room(NamedTuple):
-    """What is evaluated at a time: so many beads, frames and edges at most."""
-
-    beads: int
-    frames: int
-    edges: int
-
-
 def room(pieces: Sequence[tuple[Topology, np.ndarray]], cutoff_A: float) -> Room:
-    """Room for frames (f, n, 3) Å of these molecules, about BATCH_BEADS at a time.
-
-    Molecules of one length fill it exactly. Edges cost most, so there are no more of them than the sparsest
-    molecule needs: none are padding.
-    """
-    lengths = [topology.n_beads for topology, _ in pieces]
-    frames = max(1, BATCH_BEADS // min(lengths))
-    beads = max(frames * min(lengths), *lengths)
-    per_bead = [np.mean([len(senders) for senders, _ in _edges(x, cutoff_A)]) / x.shape[1] for _, x in pieces]
-    return Room(beads, frames, _rounded(beads * float(min(per_bead))))
+    """Room for frames (f, n, 3) Å of these molecules, about BATCH_BEADS at a time: see `rooms.room`."""
+    return rooms.room(pieces, cutoff_A, BATCH_BEADS)
 
 
 def energies(
@@ -117,59 +102,15 @@ def _evaluated(quantity, model, params, x, system, edges):
 
 
 def _by_frame(quantity, model, params, topology, frames, cutoff_A, within) -> np.ndarray:
-    """Rows of beads of each frame, (f, n, columns). Frames with more edges than the room has get more."""
-    x = np.asarray(frames, np.float64)
+    """Rows of beads of each frame, (f, n, columns)."""
+    x, n = np.asarray(frames, np.float64), topology.n_beads
     if within is None:
-        within = room([(topology, x)], cutoff_A)
-        within = within._replace(frames=min(within.frames, 1 << (len(x) - 1).bit_length()))
-        within = within._replace(beads=within.frames * topology.n_beads)
-    lists = _edges(x, cutoff_A)
-    counts = np.array([len(senders) for senders, _ in lists])
-    n, edges = topology.n_beads, max(within.edges, _rounded(float(counts.max())))
-    tuples = max(within.beads, 1)
-    capacity = Capacity(within.beads, within.frames, tuples, tuples, tuples)
+        within = rooms.own_room(topology, x, cutoff_A, BATCH_BEADS)
     found = []
     with jax.enable_x64(True):
         params = in_dtype(params, jnp.float64)
-        for chosen, own in _batches(counts, min(within.frames, within.beads // n), edges):
-            system = in_dtype(pack([topology] * len(chosen), capacity), jnp.float64)
-            positions = np.zeros((within.beads, 3))
-            positions[: len(chosen) * n] = x[chosen].reshape(-1, 3)
-            near = neighbors.padded(*_joined([lists[f] for f in chosen], n), edges)
-            rows = np.asarray(_evaluated(quantity, model, params, positions, system, near))
-            found.append(rows[: own * n].reshape(own, n, -1))
+        for full in filled(topology, x, cutoff_A, within):
+            system = in_dtype(full.system, jnp.float64)
+            rows = np.asarray(_evaluated(quantity, model, params, full.positions, system, full.edges))
+            found.append(rows[: full.own * n].reshape(full.own, n, -1))
     return np.concatenate(found)
-
-
-def _batches(counts: np.ndarray, frames: int, edges: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Frames that go together, of so many edges each (f,), and how many of them are new.
-
-    The others repeat them as far as there is room: what is not there costs the same.
-    """
-    first = 0
-    while first < len(counts):
-        fits = int(np.searchsorted(np.cumsum(counts[first : first + frames]), edges, side="right"))
-        mine = np.arange(first, first + fits)
-        spare = edges - counts[mine].sum()
-        again = min(frames - fits, int(spare // max(counts[mine].max(), 1)))
-        yield np.concatenate([mine, np.resize(mine, again)]), fits
-        first += fits
-
-
-def _edges(x: np.ndarray, cutoff_A: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [neighbors.frame_edges(frame, cutoff_A) if cutoff_A > 0.0 else _NO_EDGES for frame in x]
-
-
-def _rounded(edges: float) -> int:
-    return -(-int(np.ceil(edges)) // CAPACITY_STEP) * CAPACITY_STEP
-
-
-_NO_EDGES = (np.zeros(0, np.int32), np.zeros(0, np.int32))
-
-
-def _joined(lists: list[tuple[np.ndarray, np.ndarray]], n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Edges of frames of n beads each, as those of one packed graph."""
-    senders, receivers = (
-        np.concatenate([ends[k] + n * f for f, ends in enumerate(lists)]).astype(np.int32) for k in (0, 1)
-    )
-    return senders, receivers

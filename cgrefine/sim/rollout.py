@@ -48,7 +48,8 @@ class Settings:
     """Lengths of a run. One frame is given every `stride` steps, `chunk_frames` frames at a time.
 
     n_frames is rounded to whole chunks by `settings`, never here. cutoff_A = 0: the energy needs no
-    neighbours. headroom: edges of the first buffer relative to those of the starting frame.
+    neighbours. headroom: edges of the first buffer relative to those of the starting frame; min_edges: no
+    smaller buffer, so that runs from other frames share a compilation.
     check_every: steps from one look at the failure criteria to the next; above 1 with fast forces only.
     rungs: replicas of a ladder that exchange their temperatures, 1: none do; rounds: of exchange a frame.
     """
@@ -61,6 +62,7 @@ class Settings:
     check_every: int = 1
     rungs: int = 1
     rounds: int = 1
+    min_edges: int = 0
 
     def __post_init__(self) -> None:
         if self.stride % (self.rounds * self.check_every):
@@ -205,7 +207,8 @@ def rollout(
     sets, rung = ladders_of(np.asarray(kT), system, run.rungs)
     x = jnp.asarray(positions)
     pairs = _pairs(system, run.cutoff_A)
-    capacity = _rounded(run.headroom * _edge_count(np.asarray(positions), pairs, run.cutoff_A), pairs)
+    edges = run.headroom * _edge_count(np.asarray(positions), pairs, run.cutoff_A)
+    capacity = _rounded(max(edges, run.min_edges), pairs)
     start_key, *keys = jax.random.split(key, 3)
     keys = jnp.stack(keys)
     program = Program(bead_energies, None if fast is None else fast.forces, run.cutoff_A, capacity)

@@ -34,6 +34,7 @@ from cgrefine.boltzmann.surrogate import Ensemble, surrogate_gradient
 from cgrefine.config.training import Model
 from cgrefine.energy import SumOfTerms
 from cgrefine.fm.models.registry import network_term
+from cgrefine.sim import rooms
 from cgrefine.system import pack, topology_from_species
 
 CUTOFF_A, FARTHEST_A, BETA = 12.0, 40.0, 1.0 / 0.6
@@ -131,7 +132,8 @@ def one_pass(model, params, topology, frames, histograms, slope) -> Way:
         return surrogate_gradient(model, params, [Ensemble(topology, frames, a)], CUTOFF_A)
 
     ensemble = Ensemble(topology, frames, coefficients(histograms, p, slope, BETA))
-    chunk = next(surrogate._chunks([ensemble], CUTOFF_A, surrogate.CHUNK_BEADS))
+    within = rooms.room([(topology, frames)], CUTOFF_A, surrogate.CHUNK_BEADS)
+    chunk = next(surrogate.chunks([ensemble], CUTOFF_A, within))
     program = surrogate._gradient.lower(model, None, params, chunk).compile()
     return run, memory(program)
 
