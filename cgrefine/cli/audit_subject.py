@@ -24,8 +24,8 @@ from cgrefine.interop.opened import Modelled
 from cgrefine.report.page import Section
 from cgrefine.residues import RESIDUES
 from cgrefine.sim.evaluation import room
-from cgrefine.sim.rooms import Room
 from cgrefine.sim.rollout import rollout, short_settings
+from cgrefine.sim.rooms import Room
 from cgrefine.sim.trajectory import read_frames
 from cgrefine.sim.trial import Trial, trial
 

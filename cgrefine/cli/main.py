@@ -82,6 +82,12 @@ STAGES = {
         "prepare/, train/, simulate/ of a run, or a force field and a data set",
         "audit.json, report.html",
     ),
+    "refine": (
+        "Stability-aware refinement: simulate, find where the model fails, correct it against observables and "
+        "reference structures without losing force accuracy, and judge the result.",
+        "prepare/, train/",
+        "forcefield/, pre/, control/, checkpoints/, evaluation/, log.csv, final_metrics.json, report.html",
+    ),
     "export": (
         "The deployment bundle: StableHLO network, native priors for LAMMPS, reference frames.",
         "prepare/, train/",
@@ -213,7 +219,21 @@ def _stage_command(name: str) -> Callable[..., None]:
         options = {"force": force, "strict": strict, "resume": resumes(resume), "model": model}
         _stage(name, config, out, overrides, quiet, **options)
 
-    chosen = {"train": train, "simulate": simulate, "audit": audit}.get(name, command)
+    def refine(
+        config: ConfigFile,
+        out: Out,
+        overrides: Overrides = None,
+        force: Force = False,
+        strict: Strict = False,
+        resume: Resume = "auto",
+        quiet: Quiet = False,
+    ) -> None:
+        from cgrefine.cli.train_options import resumes
+
+        _stage(name, config, out, overrides, quiet, force=force, strict=strict, resume=resumes(resume))
+
+    own = {"train": train, "simulate": simulate, "audit": audit, "refine": refine}
+    chosen = own.get(name, command)
     chosen.__doc__, reads, writes = STAGES[name]
     chosen.__name__ = name
     epilog = (

@@ -47,15 +47,20 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     write_page(stage.path / "report.html", "Observables against the reference", [report.legend(), *sections])
 
 
-def reference_groups(domain: Domain, temperature_K: float) -> tuple[float, list[np.ndarray]]:
-    """The temperature in the data nearest to the wanted one, and its frames (f, n, 3) run by run."""
+def reference_groups(
+    domain: Domain, temperature_K: float, validation: bool | None = None
+) -> tuple[float, list[np.ndarray]]:
+    """The temperature in the data nearest to the wanted one, and its frames (f, n, 3) run by run.
+
+    validation: only frames held out of training, or only the others; runs may then be without a frame.
+    """
     known = np.unique(np.asarray(domain.temperature_K))
     nearest = known[np.argmin(np.abs(known - temperature_K))]
     at_temperature = np.asarray(domain.temperature_K) == nearest
     replicas = np.asarray(domain.replica)
+    chosen = at_temperature if validation is None else at_temperature & (domain.validation == validation)
     return float(nearest), [
-        np.asarray(domain.positions[at_temperature & (replicas == r)])
-        for r in np.unique(replicas[at_temperature])
+        np.asarray(domain.positions[chosen & (replicas == r)]) for r in np.unique(replicas[at_temperature])
     ]
 
 

@@ -38,6 +38,9 @@ from cgrefine.sim.starts import extended_chain, pdb_start, reference_starts
 FORMAT = 3
 """Of the files in the scratch folder."""
 
+CHUNK_FRAMES = 10
+"""Frames of a chunk at most, after which the state is written."""
+
 
 def build(stage: Stage, config: Config, root: Path, console: Console, model: Path | None = None) -> None:
     """Read prepare/ and train/, or model; write trajectories, replicas.csv, log.csv and report.html.
@@ -92,9 +95,9 @@ def chosen_domains(dataset: Dataset, cfg: Sim) -> list[Domain]:
     return list(dataset.domains) if cfg.domains is None else [dataset.domain(name) for name in cfg.domains]
 
 
-def assigned(domains: Sequence[Domain], cfg: Sim) -> list[Replica]:
+def assigned(domains: Sequence[Domain], cfg: Sim, validation: bool | None = None) -> list[Replica]:
     """Replicas, or whole ladders of them, spread over the domains as evenly as possible, the first domains
-    having one more.
+    having one more. validation: starts that are reference frames are of that part of the data alone.
 
     Raises InputError with fewer than domains: none is left out in silence.
     """
@@ -108,11 +111,13 @@ def assigned(domains: Sequence[Domain], cfg: Sim) -> list[Replica]:
     found = []
     for d, domain in enumerate(domains):
         count = cfg.rungs * (several // len(domains) + (d < several % len(domains)))
-        found += [Replica(domain, r, start) for r, start in enumerate(_starts(domain, count, cfg))]
+        found += [
+            Replica(domain, r, start) for r, start in enumerate(_starts(domain, count, cfg, validation))
+        ]
     return found
 
 
-def run_settings(cfg: Sim, force_field: Modelled) -> Settings:
+def run_settings(cfg: Sim, force_field: Modelled, max_chunk_frames: int = CHUNK_FRAMES) -> Settings:
     """Steps, frames and chunks of the run."""
     wanted = None if cfg.exchange is None else cfg.exchange.every_ps
     return settings(
@@ -120,15 +125,16 @@ def run_settings(cfg: Sim, force_field: Modelled) -> Settings:
         interval=units.from_fs(1000.0 * cfg.save_every_ps),
         dt=units.from_fs(cfg.step_fs),
         cutoff_A=force_field.model.cutoff_A,
+        max_chunk_frames=max_chunk_frames,
         rungs=cfg.rungs,
         exchange_interval=None if wanted is None else units.from_fs(1000.0 * wanted),
     )
 
 
-def _starts(domain: Domain, count: int, cfg: Sim) -> np.ndarray:
+def _starts(domain: Domain, count: int, cfg: Sim, validation: bool | None) -> np.ndarray:
     if cfg.start_pdb is not None:
         return np.repeat(pdb_start(cfg.start_pdb, domain.topology)[None], count, axis=0)
     if cfg.start == "extended":
         return np.repeat(extended_chain(domain.topology.n_beads)[None], count, axis=0)
-    frames = np.concatenate(reference_groups(domain, cfg.temperature_K)[1])
+    frames = np.concatenate(reference_groups(domain, cfg.temperature_K, validation)[1])
     return reference_starts(frames, count, cfg.seed)

@@ -39,13 +39,19 @@ CHAIN = (
     Spec("simulate", ("sim",), ("prepare", "train"), ("replicas", "stable_fraction", "us_per_step")),
     Spec("observe", ("observables",), ("prepare", "simulate"), ()),
     Spec("audit", ("audit",), ("prepare", "train", "simulate"), ("stable_fraction", "nve_drift_kcal_mol_ns")),
+    Spec(
+        "refine",
+        ("refine",),
+        ("prepare", "train"),
+        ("post.stable_fraction", "pre.stable_fraction", "survival_gain", "force_mse_growth"),
+    ),
     Spec("export", ("export",), ("prepare", "train"), ("selftest_max_force_error_kcal_mol_A",)),
     Spec(
         "lammps", ("lammps",), ("prepare", "train", "export"), ("max_force_error_kcal_mol_A", "us_per_step")
     ),
 )
 BY_NAME = {spec.name: spec for spec in CHAIN}
-RESUMED = frozenset({"prepare", "train", "simulate"})
+RESUMED = frozenset({"prepare", "train", "simulate", "refine"})
 """Stages that take up their own unfinished folder: each piece in it says what work it is the result of."""
 
 EXTRA_SECTIONS = {
@@ -53,6 +59,7 @@ EXTRA_SECTIONS = {
     "evaluate": ("loader",),
     "observe": ("sim",),
     "audit": ("sim", "observables"),
+    "refine": ("sim", "observables", "audit", "train", "loader"),
     "lammps": ("sim",),
 }
 """Sections that a stage reads besides its own; they reach its fingerprint through the stage it needs."""

@@ -41,6 +41,7 @@ MODES: dict[str, dict[str, Any]] = {
         "centring": "all",
         "product": "whole",
         "negative_weight": 0.0,
+        "cycles": 1,
         "explore_windows": 0,
         "leave_failed": None,
         "updates_per_window": 10,
@@ -51,6 +52,7 @@ MODES: dict[str, dict[str, Any]] = {
     "relative_entropy": {
         "strain_weight": 0.0,
         "targets": [],
+        "cycles": 1,
         "explore_windows": 0,
         "leave_failed": None,
         "forces": {"combine": "none"},
@@ -127,7 +129,8 @@ class Refine(Section):
     Windows of window_ps are simulated. Exploring: until enter_failed of the replicas have failed once
     (then learn), or explore_windows passed (0: learn at once); with less than leave_failed failed by then it
     ends, else it learns. Learning: an epoch is a window and up to updates_per_window updates; it ends with a
-    window in which at most leave_failed fail (None: never so), or after `epochs`. `cycles` of both.
+    window in which at most leave_failed fail (None: never so), or after `epochs`, the last of which judges
+    the one before alone. `cycles` of both.
     A replica that failed goes back to an earlier healthy state of its own (earlier_fraction of the cases, out
     of `depth` kept) or to the last frame guard_ps before its failure; random_reset of the healthy ones go back
     too. restart tripped: each epoch of a learn phase begins where its cycle's last window of exploring began.
@@ -150,7 +153,7 @@ class Refine(Section):
     burn_in_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
     cycles: Count = 3
     explore_windows: Annotated[int, Field(ge=0)] = 10
-    epochs: Count = 20
+    epochs: Annotated[int, Field(ge=2)] = 20
     updates_per_window: Count = 5
     keep_windows: Count = 1
     enter_failed: Annotated[float, Field(gt=0, le=1)] = 0.75

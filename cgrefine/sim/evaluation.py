@@ -16,8 +16,8 @@ from jaxtyping import Array
 from cgrefine import energy
 from cgrefine.energy import BeadEnergies
 from cgrefine.neighbors import Neighbors
-from cgrefine.sim.kernels import in_dtype
 from cgrefine.sim import rooms
+from cgrefine.sim.kernels import in_dtype
 from cgrefine.sim.rooms import Room, filled
 from cgrefine.system import System, Topology
 

@@ -1,0 +1,323 @@
+"""Updates of the parameters from the frames of one window (or of the last few): init/step of a learn phase.
+
+Each update reweights the frames to the parameters of the moment, estimates the gradient of all losses in one
+reverse pass, joins it with that of a minibatch of forces, and is scaled down to what the frames can bear.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+import optax
+
+from cgrefine.boltzmann.combine import START, Balance, combined, cosine, norm, with_multiplier
+from cgrefine.boltzmann.estimate import Estimated, Objective, Reference, estimated
+from cgrefine.boltzmann.samples import Pooled, Sample, Worth, pooled, worth
+from cgrefine.boltzmann.surrogate import CHUNK_BEADS, Ensemble, surrogate_gradient
+from cgrefine.boltzmann.weights import reduced_spread
+from cgrefine.boltzmann.windows import Molecule
+from cgrefine.config.refining import Refine
+from cgrefine.energy import BeadEnergies, Params
+from cgrefine.observables.structure import valuer
+from cgrefine.sim import evaluation, rooms
+from cgrefine.sim.rooms import Room
+
+MOMENTUM = 0.9
+
+VERIFIED = 1.5
+"""Times the allowed spread, beyond which a step that was scaled down is halved once more."""
+
+
+class Matched(Protocol):
+    """A minibatch of forces. loss: (kcal/mol/Å)²; growth: relative to the start, on the same frames."""
+
+    @property
+    def loss(self) -> float: ...
+
+    @property
+    def growth(self) -> float: ...
+
+    @property
+    def gradient(self) -> Params: ...
+
+
+class Matching(Protocol):
+    """Force matching, as it is handed to the loop."""
+
+    def step(self, params: Params, number: int) -> Matched:
+        """Loss and gradient, by all parameters, of minibatch `number`."""
+        ...
+
+    def held_out(self, params: Params) -> float:
+        """Mean squared error on held-out frames, (kcal/mol/Å)²."""
+        ...
+
+
+class Arm(NamedTuple):
+    """The control: what forces alone make of the same number of updates. balance: its running norm."""
+
+    params: Params
+    opt_state: Any
+    balance: Balance
+
+
+class Fit(NamedTuple):
+    """What learning carries on. params: of all terms; opt_state: of the refined ones; rate (): factor of the
+    learning rate; updates (): so far; control: None without."""
+
+    params: Params
+    opt_state: Any
+    balance: Balance
+    rate: np.ndarray
+    updates: np.ndarray
+    control: Arm | None
+
+
+class Update(NamedTuple):
+    """One update. losses: by molecule and target; signal: cosine between the gradients of half the replicas;
+
+    own, forces: norms of both gradients; agreement: their cosine; force_loss, growth: see Matched; kish,
+    entropy: the smallest of all molecules, over their frames; spread: the largest, since the window; step: by
+    which the update was scaled; n_eff: the smallest; told: molecules whose covariance could be told.
+    """
+
+    losses: dict[str, dict[str, float]]
+    signal: float
+    own: float
+    forces: float
+    agreement: float
+    force_loss: float
+    growth: float
+    kish: float
+    entropy: float
+    spread: float
+    step: float
+    n_eff: float
+    told: int
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What stays the same. objectives, references (f, n, 3) Å: of each molecule; terms: that are refined;
+
+    start: the parameters before, of the anchor; cutoff_A: of the model, 0 without neighbours.
+    """
+
+    model: BeadEnergies
+    cutoff_A: float
+    molecules: Sequence[Molecule]
+    objectives: Sequence[Objective]
+    references: Sequence[np.ndarray]
+    matching: Matching
+    terms: tuple[str, ...]
+    start: Params
+    cfg: Refine
+
+    @cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """Of the refined terms; its updates are for a rate factor of 1."""
+        cfg = self.cfg
+        rules = {
+            "adam": optax.scale_by_adam,
+            "sgd": optax.identity,
+            "momentum": lambda: optax.trace(MOMENTUM),
+        }
+        clip = optax.identity() if cfg.clip_norm is None else optax.clip_by_global_norm(cfg.clip_norm)
+        return optax.chain(clip, rules[cfg.optimizer](), optax.scale(-cfg.learning_rate))
+
+    def init(self) -> Fit:
+        """Before the first update."""
+        params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), self.start)
+        state = self.begun(params)
+        arm = Arm(params, state, START) if self.cfg.evaluation.control else None
+        return Fit(params, state, START, np.ones(()), np.zeros((), np.int64), arm)
+
+    def begun(self, params: Params) -> Any:
+        """The optimiser's state without a memory."""
+        return _host(self.optimizer.init(self.free(params)))
+
+    def free(self, params: Params) -> Params:
+        """The part that is refined."""
+        return {name: params[name] for name in self.terms}
+
+    def pooled(self, samples: Sequence[Sequence[Sample]], params: Sequence[Params]) -> list[Pooled]:
+        """Frames of each molecule, from its samples of each window and the parameters of these."""
+        return [
+            pooled(
+                [of_window[m] for of_window in samples],
+                self._values[m],
+                [lambda x, m=m, theta=theta: self.reduced(m, theta, x) for theta in params],
+            )
+            for m in range(len(self.molecules))
+        ]
+
+    def reduced(self, m: int, params: Params, frames: np.ndarray) -> np.ndarray:
+        """U/kT of frames (f, n, 3) of a molecule, (f,) float64."""
+        topology = self.molecules[m].topology
+        u = evaluation.energies(self.model, params, topology, frames, self.cutoff_A, self._room)
+        return self.objectives[m].beta * u.sum(axis=1)
+
+    def learn(self, fit: Fit, frames: Sequence[Pooled], rng: np.random.Generator) -> tuple[Fit, list[Update]]:
+        """Up to updates_per_window updates; molecules without a frame are left out. [] when none has any."""
+        there = [m for m, f in enumerate(frames) if len(f.sample.share)]
+        chosen = {m: self._reference(m, rng) for m in there}
+        at_start = {m: self.reduced(m, self.start, x) for m, x in chosen.items()} if self.cfg.anchor else {}
+        done: list[Update] = []
+        now = {m: self.reduced(m, fit.params, frames[m].sample.positions) for m in there}
+        while there and len(done) < self.cfg.updates_per_window:
+            worths = {m: worth(frames[m], now[m]) for m in there}
+            if done and min(w.kish for w in worths.values()) < self.cfg.min_kish:
+                break
+            references = {
+                m: Reference(x, self.reduced(m, fit.params, x) - at_start[m] if at_start else None)
+                for m, x in chosen.items()
+            }
+            found = {
+                m: estimated(
+                    self.objectives[m], frames[m], worths[m].weights, references[m], 1.0 / len(there), rng
+                )
+                for m in there
+            }
+            fit, update, now = self._updated(fit, frames, worths, found, now)
+            done.append(update)
+        return fit, done
+
+    def _updated(
+        self,
+        fit: Fit,
+        frames: Sequence[Pooled],
+        worths: dict[int, Worth],
+        found: dict[int, Estimated],
+        now: dict[int, np.ndarray],
+    ) -> tuple[Fit, Update, dict[int, np.ndarray]]:
+        cfg = self.cfg
+        halves = [
+            self._gradient([e for one in found.values() for e in one.halves[h]], fit.params) for h in (0, 1)
+        ]
+        own = jax.tree.map(np.add, *halves)
+        matched = self.matching.step(fit.params, int(fit.updates))
+        forces = self.free(matched.gradient)
+        direction, balance = combined(cfg.forces.combine, own, forces, fit.balance, cfg.forces.weight)
+        balance = with_multiplier(balance, matched.growth, cfg.forces.tolerance, cfg.forces.multiplier_rate)
+        moves, opt_state = self.optimizer.update(direction, fit.opt_state, self.free(fit.params))
+        moves = jax.tree.map(lambda leaf: np.asarray(fit.rate * leaf, np.float32), moves)
+        params, after, step = self._within(fit.params, moves, frames, worths, now)
+        update = Update(
+            losses={self.molecules[m].name: one.losses for m, one in found.items()},
+            signal=cosine(*halves),
+            own=norm(own),
+            forces=norm(forces),
+            agreement=cosine(own, forces),
+            force_loss=matched.loss,
+            growth=matched.growth,
+            kish=min(w.kish for w in worths.values()),
+            entropy=min(w.entropy for w in worths.values()),
+            spread=max(w.spread for w in worths.values()),
+            step=step,
+            n_eff=min(one.n_eff for one in found.values()),
+            told=sum(one.told for one in found.values()),
+        )
+        control = self._controlled(fit.control, int(fit.updates))
+        fit = Fit(params, _host(opt_state), balance, fit.rate, fit.updates + 1, control)
+        return fit, update, after
+
+    def _within(
+        self,
+        params: Params,
+        moves: Params,
+        frames: Sequence[Pooled],
+        worths: dict[int, Worth],
+        now: dict[int, np.ndarray],
+    ) -> tuple[Params, dict[int, np.ndarray], float]:
+        """The parameters after a step within the trust region, U/kT there, and the share that was taken.
+
+        The spread of a change of U/kT is nearly linear in it, so one look gives the share, and a second one
+        makes sure. A step to energies that are not finite is not taken: share 0.
+        """
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(moves)):
+            return params, now, 0.0
+        share = 1.0
+        for look in range(3):
+            moved = {
+                **params,
+                **jax.tree.map(lambda p, d: p + np.float32(share) * d, self.free(params), moves),
+            }
+            there = {m: self.reduced(m, moved, frames[m].sample.positions) for m in now}
+            if not all(np.isfinite(u).all() for u in there.values()):
+                return params, now, 0.0
+            most = self.cfg.max_spread
+            if most is None:
+                return moved, there, share
+            s = max(reduced_spread(there[m] - now[m], worths[m].weights) for m in now)
+            if s <= (1.0 if look == 0 else VERIFIED) * most:
+                return moved, there, share
+            share *= most / s if look == 0 else 0.5
+        return params, now, 0.0
+
+    def _gradient(self, ensembles: list[Ensemble], params: Params) -> Params:
+        """Of the refined terms; zero without a frame."""
+        if not ensembles:
+            return jax.tree.map(np.zeros_like, self.free(params))
+        found = surrogate_gradient(self.model, params, ensembles, self.cutoff_A, within=self._chunk)
+        return self.free(found)
+
+    def _controlled(self, arm: Arm | None, number: int) -> Arm | None:
+        """The control after the same minibatch."""
+        if arm is None:
+            return None
+        forces = self.free(self.matching.step(arm.params, number).gradient)
+        size = norm(forces)
+        running, cfg = arm.balance, self.cfg.forces
+        if cfg.combine == "weighted":
+            direction = jax.tree.map(lambda leaf: cfg.weight * leaf, forces)
+        else:
+            _, running = combined("constraint", forces, forces, running, 1.0)
+            divisor = (
+                np.float32(max(float(running.forces), np.finfo(np.float32).tiny)) if size else np.float32(1.0)
+            )
+            direction = jax.tree.map(lambda leaf: leaf / divisor, forces)
+        moves, opt_state = self.optimizer.update(direction, arm.opt_state, self.free(arm.params))
+        moved = jax.tree.map(lambda p, d: np.asarray(p + d, np.float32), self.free(arm.params), moves)
+        return Arm({**arm.params, **moved}, _host(opt_state), running)
+
+    def _reference(self, m: int, rng: np.random.Generator) -> np.ndarray:
+        """Reference frames of a window, none twice."""
+        x = self.references[m]
+        count = min(self.cfg.reference_frames, len(x))
+        return np.asarray(x[np.sort(rng.permutation(len(x))[:count])], np.float32)
+
+    @cached_property
+    def _values(self) -> list[Callable[[np.ndarray], np.ndarray]]:
+        """Of each molecule: frames (f, n, 3) -> values of all targets in a row (f, k)."""
+
+        def of(objective: Objective) -> Callable[[np.ndarray], np.ndarray]:
+            if not objective.targets:
+                return lambda x: np.zeros((len(x), 0))
+            values = valuer([t.observable for t in objective.targets])
+            return lambda x: np.concatenate([v.reshape(len(x), -1) for v in values(x)], axis=1)
+
+        return [of(objective) for objective in self.objectives]
+
+    @cached_property
+    def _pieces(self) -> list[tuple[Any, np.ndarray]]:
+        return [
+            (m.topology, x[:: max(1, len(x) // 20)])
+            for m, x in zip(self.molecules, self.references, strict=True)
+        ]
+
+    @cached_property
+    def _room(self) -> Room:
+        """Of energies."""
+        return evaluation.room(self._pieces, self.cutoff_A)
+
+    @cached_property
+    def _chunk(self) -> Room:
+        """Of the reverse pass."""
+        return rooms.room(self._pieces, self.cutoff_A, CHUNK_BEADS)
+
+
+def _host(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.array(leaf, copy=True) if isinstance(leaf, jax.Array) else leaf, tree)

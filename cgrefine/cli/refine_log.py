@@ -1,0 +1,135 @@
+"""The log of a refinement: one entry a window, as JSON, as a table, for TensorBoard, and as a sentence."""
+
+import csv
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event as Record  # pyright: ignore[reportAttributeAccessIssue] - made by protobuf
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] - made by protobuf
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from cgrefine.boltzmann.learning import Update
+from cgrefine.boltzmann.refine import Info, Phase
+
+OF_UPDATES = (
+    "signal", "own", "forces", "agreement", "force_loss", "growth", "kish", "entropy", "spread", "step", "n_eff",
+)  # fmt: skip
+"""Numbers of updates, whose means over a window are shown: see `boltzmann.learning.Update`."""
+
+COLUMNS = (
+    "window", "phase", "cycle", "epoch", "failed", "failed_since", "updates", "rejected", "force_mse", "rate",
+    "multiplier", *OF_UPDATES, "loss",
+)  # fmt: skip
+
+
+def entry_of(info: Info) -> dict[str, Any]:
+    """One window as JSON-able values; numbers that there are not are null."""
+    return {
+        "window": info.window,
+        "phase": info.phase.name.lower(),
+        "cycle": info.cycle,
+        "epoch": info.epoch,
+        "failed": info.failed,
+        "failed_since": info.since,
+        "statuses": info.statuses,
+        "sent_back": info.sent_back,
+        "rejected": info.rejected,
+        "force_mse": info.error,
+        "rate": info.rate,
+        "multiplier": info.multiplier,
+        "next": info.next.name.lower(),
+        "updates": [_of_update(u) for u in info.updates],
+    }
+
+
+def _of_update(update: Update) -> dict[str, Any]:
+    numbers = {name: _number(getattr(update, name)) for name in OF_UPDATES}
+    return {"losses": update.losses, "told": update.told, **numbers}
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def mean_of(entry: Mapping[str, Any], name: str) -> float:
+    """Mean of a number over the updates of a window; NaN without any."""
+    values = [u[name] for u in entry["updates"] if u[name] is not None]
+    return float(np.mean(values)) if values else math.nan
+
+
+def losses_of(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Loss of each target at the first update of a window, mean over proteins; none without updates."""
+    if not entry["updates"]:
+        return {}
+    by_name: dict[str, list[float]] = {}
+    for found in entry["updates"][0]["losses"].values():
+        for name, value in found.items():
+            by_name.setdefault(name, []).append(value)
+    return {name: float(np.mean(values)) for name, values in by_name.items()}
+
+
+def sentence(info: Info) -> str:
+    """What happened in a window, in words."""
+    if info.phase == Phase.EXPLORE:
+        told = f"window {info.window}, exploring: {info.failed:.0%} failed, {info.since:.0%} so far"
+    else:
+        told = f"window {info.window}, cycle {info.cycle}, epoch {info.epoch}: {info.failed:.0%} failed"
+        kish = mean_of(entry_of(info), "kish")
+        told += f", {len(info.updates)} updates, force MSE {info.error:.4g} (kcal/mol/Å)²"
+        told += "" if math.isnan(kish) else f", Kish {kish:.2f}"
+    if info.rejected:
+        told += f"; the epoch is taken back: {info.rejected}"
+    return told
+
+
+def write_csv(path: Path, log: Sequence[Mapping[str, Any]]) -> None:
+    """All windows, one a row; loss: sum over targets of the mean over proteins."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(COLUMNS)
+        for entry in log:
+            numbers = [mean_of(entry, name) for name in OF_UPDATES]
+            losses = losses_of(entry)
+            numbers.append(sum(losses.values()) if losses else math.nan)
+            plain = [entry[name] for name in COLUMNS[:6]]
+            writer.writerow(
+                [
+                    *plain,
+                    len(entry["updates"]),
+                    entry["rejected"],
+                    *(entry[name] for name in ("force_mse", "rate", "multiplier")),
+                    *("" if math.isnan(v) else f"{v:.6g}" for v in numbers),
+                ]
+            )
+    os.replace(temporary, path)
+
+
+@contextmanager
+def board(folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield a function that writes an entry's numbers for TensorBoard, by window."""
+    writer = EventFileWriter(str(folder))
+
+    def write(entry: Mapping[str, Any]) -> None:
+        numbers = {
+            "failed/window": entry["failed"],
+            "failed/since_exploring": entry["failed_since"],
+            "survival/window": 1.0 - entry["failed"],
+            "forces/held_out_rmse": math.sqrt(entry["force_mse"]),
+            "forces/multiplier": entry["multiplier"],
+            "update/rate": entry["rate"],
+            **{f"update/{name}": mean_of(entry, name) for name in OF_UPDATES},
+            **{f"loss/{name}": value for name, value in losses_of(entry).items()},
+        }
+        values = [Summary.Value(tag=tag, simple_value=v) for tag, v in numbers.items() if math.isfinite(v)]
+        writer.add_event(Record(step=entry["window"], summary=Summary(value=values)))
+
+    try:
+        yield write
+    finally:
+        writer.close()
