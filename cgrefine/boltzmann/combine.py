@@ -14,8 +14,8 @@ SMOOTHING = 0.8
 
 
 class Balance(NamedTuple):
-    """What a combination carries on. own, forces (): running mean norms of both gradients, 0 before the first;
-    multiplier (): of the constraint on the force-matching loss, at least 0."""
+    """What a combination carries on. own, forces (): running mean norms of both gradients, 0 before the
+    first; multiplier (): of the constraint on the force-matching loss, at least 0."""
 
     own: np.ndarray
     forces: np.ndarray
@@ -44,8 +44,9 @@ def combined(
     """The gradient that the optimiser is given, and the running norms.
 
     constraint: ĝ_own + λ ĝ_forces, with norms divided out so that λ has no unit; projection: ĝ_forces +
-    weight · ĝ_own, whose part against ĝ_forces is taken out (one-sided form of Yu et al., NeurIPS 2020: forces
-    have priority); weighted: g_own + weight · g_forces; none: g_own. ĝ: over the running mean of its norm.
+    weight · ĝ_own, whose part against ĝ_forces is taken out (one-sided form of Yu et al., NeurIPS 2020:
+    forces have priority); weighted: g_own + weight · g_forces; none: g_own. ĝ: over the running mean of its
+    norm.
     """
     if way == "none" or forces is None:
         return own, balance

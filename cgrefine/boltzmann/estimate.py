@@ -1,12 +1,13 @@
 """From weighted frames to the coefficients of one reverse pass: all losses of one molecule at once.
 
-The replicas are two halves. The frames of each half, with their coefficients, are an ensemble of their own: the
-gradient is the sum of both, and how far they agree tells signal from noise at no further cost.
+The replicas are two halves. The frames of each half, with their coefficients, are an ensemble of their own:
+the gradient is the sum of both, and how far they agree tells signal from noise at no further cost.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +40,7 @@ class Objective:
     def slices(self) -> list[slice]:
         """Columns of each target in the values of a frame."""
         ends = np.cumsum([0, *(int(np.prod(t.observable.shape)) for t in self.targets)])
-        return [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        return [slice(a, b) for a, b in pairwise(ends.tolist())]
 
 
 class Reference(NamedTuple):

@@ -241,10 +241,7 @@ class Learner:
             return params, now, 0.0
         share = 1.0
         for look in range(3):
-            moved = {
-                **params,
-                **jax.tree.map(lambda p, d: p + np.float32(share) * d, self.free(params), moves),
-            }
+            moved = {**params, **_moved(self.free(params), moves, share)}
             there = {m: self.reduced(m, moved, frames[m].sample.positions) for m in now}
             if not all(np.isfinite(u).all() for u in there.values()):
                 return params, now, 0.0
@@ -317,6 +314,10 @@ class Learner:
     def _chunk(self) -> Room:
         """Of the reverse pass."""
         return rooms.room(self._pieces, self.cutoff_A, CHUNK_BEADS)
+
+
+def _moved(params: Params, moves: Params, share: float) -> Params:
+    return jax.tree.map(lambda p, d: p + np.float32(share) * d, params, moves)
 
 
 def _host(tree: Any) -> Any:

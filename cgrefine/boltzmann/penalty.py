@@ -1,4 +1,4 @@
-"""Strain: how far a frame is past the thresholds of warning, bounded, as an observable that training can lower.
+"""Strain: how far a frame is past the thresholds of warning, bounded, as an observable that training lowers.
 
 Of bonds, second neighbours and overlaps each the sum of h(d) over its members, where d goes from 0 at the
 threshold of warning to 1 at that of failure, and h(d) = 3d² - 2d³ between them is smooth. Its covariance with

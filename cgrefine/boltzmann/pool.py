@@ -19,7 +19,7 @@ class Pool(NamedTuple):
 
 class Rules(NamedTuple):
     """earlier_fraction: of failed replicas that go back to one of the states before; guard_frames: saved
-    frames before a failure that are not gone back to; random_reset: share of healthy replicas that go back."""
+    frames before a failure that are not gone back to; random_reset: share of healthy ones that go back."""
 
     earlier_fraction: float
     guard_frames: int

@@ -1,9 +1,8 @@
 """The refinement loop: explore until the model fails, learn until it does not, again and again.
 
-A value (`State`) and a step that advances it by one window: whatever happens in between two steps, the next one
-gives the same numbers from the same state. Nothing here reads or writes files. Raja, Amin, Pedregosa &
-Krishnapriyan, TMLR 2025 (arXiv:2402.13984), section 3, is the scheme; what is decided otherwise is said in
-`config.refining`.
+A value (`State`) and a step that advances it by one window: the same state gives the same numbers, whatever
+happens in between two steps. Nothing here reads or writes files. Raja, Amin, Pedregosa & Krishnapriyan, TMLR
+2025 (arXiv:2402.13984), section 3, is the scheme; what is decided otherwise is said in `config.refining`.
 """
 
 from dataclasses import dataclass
@@ -208,7 +207,7 @@ class Refinement:
     def _learned(
         self, state: State, window: Window, rng: np.random.Generator
     ) -> tuple[State, list[Update], str]:
-        """After a window of learning: take back the epoch before, or learn, and see whether that is enough."""
+        """After a window of learning: take back the epoch before, or learn; and is that enough?"""
         cfg, counters = self.learner.cfg, state.counters
         failed, early = window.failed_fraction, _early(window, self.simulator.steps)
         why = self._worse(state, failed, early) if counters.learned else ""
@@ -287,7 +286,7 @@ class Refinement:
         return state._replace(fit=fit, counters=state.counters._replace(stale=np.asarray(stale)))
 
     def _ended(self, state: State, failed: float | None) -> State:
-        """The state with its next phase, after an epoch of learning in which so many failed (None: as before)."""
+        """The state with its next phase, after an epoch in which so many failed (None: as before)."""
         cfg, counters = self.learner.cfg, state.counters
         enough = failed is not None and cfg.leave_failed is not None and failed <= cfg.leave_failed
         over = int(counters.epoch) >= cfg.epochs or float(state.fit.rate) < cfg.min_rate_fraction

@@ -94,9 +94,10 @@ def pooled(
 
 
 class Worth(NamedTuple):
-    """Frames at other parameters than their own. weights (f,) sum to 1; kish, entropy: effective sizes over f,
+    """Frames at other parameters than their own. weights (f,) sum to 1.
 
-    of the weights before shares; spread: s of the change of U/kT from the newest window.
+    kish, entropy: effective sizes over f, of the weights before shares; spread: s of the change of U/kT from
+    the newest window.
     """
 
     weights: np.ndarray

@@ -1,9 +1,9 @@
 """The reverse pass of the Boltzmann estimator: ∂/∂θ of Σ_s Σ_j a_sj u_j(x_s; θ) over any number of frames.
 
-Frames of all proteins and temperatures go through one room (`sim.rooms`), one after the other, so that there is
-one program and its memory does not grow with the frames. The gradients of these chunks are added, so that the
-result does not depend on how the frames were divided. Frames without a coefficient are left out before: what
-they hold reaches nothing.
+Frames of all proteins and temperatures go through one room (`sim.rooms`), one after the other, so that there
+is one program and its memory does not grow with the frames. The gradients of these chunks are added, so that
+the result does not depend on how the frames were divided. Frames without a coefficient are left out before:
+what they hold reaches nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -66,8 +66,9 @@ def surrogate_gradient(
 
     explicit: the observables whose coefficients stand in `Ensemble.explicit`: adds Σ_s p_s L'·∂g/∂θ.
     devices: local ones that share the chunks (default: all). within: the room of a chunk, where several calls
-    are to share a program (default: for these frames, about chunk_beads at a time). Frames with coefficients that are all zero cost
-    nothing. Raises ValueError when no frame has one, or such a frame has a position that is not finite.
+    are to share a program (default: for these frames, about chunk_beads at a time). Frames with coefficients
+    that are all zero cost nothing. Raises ValueError when no frame has one, or such a frame has a position
+    that is not finite.
     """
     used = [_with_coefficients(e) for e in ensembles]
     used = [e for e in used if len(e.positions)]

@@ -33,8 +33,8 @@ class Pack(NamedTuple):
 class Window(NamedTuple):
     """s frames of r replicas, n beads in all, of one window.
 
-    positions (s, n, 3) float32 Å; alive (s, r); status (r,), fail_step (r,), -1 while alive; failed (n, 3) the
-    states that failed, zero without one; ends (n, 3) last good positions.
+    positions (s, n, 3) float32 Å; alive (s, r); status (r,), fail_step (r,), -1 while alive; failed (n, 3)
+    the states that failed, zero without one; ends (n, 3) last good positions.
     """
 
     positions: np.ndarray

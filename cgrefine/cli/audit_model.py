@@ -33,6 +33,7 @@ from cgrefine.interop.opened import Modelled
 from cgrefine.report.page import Section, Table, write_page
 from cgrefine.sim import survival
 from cgrefine.sim.calibration import calibrated
+from cgrefine.sim.rollout import Settings
 from cgrefine.versions import refuse_miscompiling
 
 
@@ -133,11 +134,15 @@ def simulated(
     sim: Sim,
     folder: Path,
     console: Console,
+    run: Settings | None = None,
 ) -> Subject:
-    """Run the replicas as `simulate` does, and write what it writes below `folder`."""
+    """Run the replicas as `simulate` does, and write what it writes below `folder`.
+
+    run: other chunks and buffers than those of `simulate`.
+    """
     scratch = folder / SCRATCH
     scratch.mkdir(parents=True)
-    run = run_settings(sim, force_field)
+    run = run_settings(sim, force_field) if run is None else run
     whole = made(replicas, force_field, sim, run, scratch, console)
     run_packs(whole, force_field, sim, run, console, lambda: None)
     _, found = write_runs(folder, sim, run, whole)

@@ -27,7 +27,7 @@ def observables(subject: Subject, cfg: Audit, console: Console) -> Part:
         if not model:
             continue
         reference = reference_groups(domain, subject.sim.temperature_K)[1]
-        for c in compared_with(domain, reference, model, subject.observables):
+        for c in compared_with(domain, reference, {"": model}, subject.observables)[""]:
             if c.pooled:
                 by_name.setdefault(c.observable.name, []).append((domain.name, c))
     findings = [observable_finding(name, [c for _, c in found], cfg) for name, found in by_name.items()]

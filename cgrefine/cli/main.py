@@ -83,8 +83,8 @@ STAGES = {
         "audit.json, report.html",
     ),
     "refine": (
-        "Stability-aware refinement: simulate, find where the model fails, correct it against observables and "
-        "reference structures without losing force accuracy, and judge the result.",
+        "Stability-aware refinement: simulate, find where the model fails, correct it against observables "
+        "and reference structures without losing force accuracy, and judge the result.",
         "prepare/, train/",
         "forcefield/, pre/, control/, checkpoints/, evaluation/, log.csv, final_metrics.json, report.html",
     ),

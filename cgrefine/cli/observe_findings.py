@@ -1,6 +1,6 @@
 """What `cgrefine observe` finds about a domain: observables and surfaces of reference and model, compared."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -119,11 +119,23 @@ def findings(
 
 
 def compared_with(
-    domain: Domain, reference: Sequence[np.ndarray], model: Sequence[np.ndarray], cfg: Observables
-) -> list[Comparison]:
-    """The observables alone, of the frames (f, n, 3) Å of the reference's runs and the model's replicas."""
-    pieces = {"reference": independent(reference), "model": independent(model)}
-    return _comparisons(*_averages(domain, pieces, cfg), cfg)
+    domain: Domain,
+    reference: Sequence[np.ndarray],
+    models: Mapping[str, Sequence[np.ndarray]],
+    cfg: Observables,
+) -> dict[str, list[Comparison]]:
+    """The observables alone, of the frames (f, n, 3) Å of the reference's runs and the replicas of each model,
+    by its name; in one program."""
+    sides = {"reference": reference, **{f"model {name}": runs for name, runs in models.items()}}
+    observables, averages = _averages(domain, {k: independent(runs) for k, runs in sides.items()}, cfg)
+    return {
+        name: _comparisons(
+            observables,
+            {"reference": averages["reference"], "model": averages[f"model {name}"]},
+            cfg,
+        )
+        for name in models
+    }
 
 
 def _averages(

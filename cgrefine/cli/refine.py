@@ -1,11 +1,11 @@
 """`cgrefine refine`: the trained model, corrected in simulation until it is stable, and judged.
 
-Below OUT/refine/: forcefield/ (the refined model), pre/ and control/ (that it started from, and that which the
-same number of updates by forces alone gave), checkpoints/cycle{i}_epoch{j}/ (after each epoch of learning),
-evaluation/ (replicas of each from held-out starts), log.csv, final_metrics.json, tensorboard/, report.html.
+Below OUT/refine/: forcefield/ (the refined model), pre/ and control/ (that it started from, and that which
+the same number of updates by forces alone gave), checkpoints/cycle{i}_epoch{j}/ (after each epoch of
+learning), evaluation/ (replicas of each from held-out starts), log.csv, final_metrics.json, tensorboard/,
+report.html.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from cgrefine.artifacts import Stage, write_json
-from cgrefine.boltzmann.refine import Info, Phase, State
+from cgrefine.boltzmann.refine import Phase, State
 from cgrefine.cli import refine_state
 from cgrefine.cli.console import Console
 from cgrefine.cli.refine_judge import judge
@@ -59,7 +59,8 @@ def _refined(stage: Stage, made: Setup, console: Console) -> tuple[State, list[d
     if log:
         console.say(f"going on after {len(log)} windows")
     with asked_to_end() as asked, board(stage.path / "tensorboard") as write:
-        for state, info in _steps(made, state):
+        while Phase(int(state.counters.phase)) != Phase.DONE:
+            state, info = refinement.step(state)
             log.append(entry_of(info))
             console.result(sentence(info))
             if info.phase == Phase.LEARN:
@@ -72,12 +73,6 @@ def _refined(stage: Stage, made: Setup, console: Console) -> tuple[State, list[d
                 told = f"refinement was ended by a signal after window {info.window}, its state is written"
                 raise Interrupted(signal, told)
     return state, log
-
-
-def _steps(made: Setup, state: State) -> Iterator[tuple[State, Info]]:
-    while Phase(int(state.counters.phase)) != Phase.DONE:
-        state, info = made.refinement.step(state)
-        yield state, info
 
 
 def _with(start: ForceField, params: Any) -> ForceField:

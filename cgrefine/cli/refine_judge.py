@@ -1,7 +1,7 @@
 """What a refinement has come to: start, refined model and control, side by side on what they have not seen.
 
-Each runs from the same validation frames with the same noise, by the criteria of `sim`; forces are compared on
-all validation frames, observables on frames before any failure.
+Each runs from the same validation frames with the same noise, by the criteria of `sim`; forces are compared
+on all validation frames, observables on frames before any failure.
 """
 
 import shutil
@@ -20,17 +20,18 @@ from cgrefine.cli.audit_subject import Subject
 from cgrefine.cli.audit_verdict import Verdict, judged
 from cgrefine.cli.console import Console
 from cgrefine.cli.observe_findings import Comparison, compared_with
-from cgrefine.cli.refine_setup import Setup, groups, window_section, with_frames
+from cgrefine.cli.refine_setup import Setup, groups, window_section, with_frames, with_room
 from cgrefine.cli.replicas import Replica, read_outcomes
 from cgrefine.cli.simulate import assigned, chosen_domains, run_settings
-from cgrefine.cli.simulate_packs import n_packs
+from cgrefine.cli.simulate_packs import n_packs, packs
 from cgrefine.cli.simulate_results import duration_ps
 from cgrefine.cli.train_member import frame_sets
 from cgrefine.config.running import Sim
 from cgrefine.config.schema import Config
 from cgrefine.fm.compare import Comparison as Forces
-from cgrefine.fm.compare import compare
+from cgrefine.fm.compare import Difference, compare
 from cgrefine.fm.forcefield import ForceField
+from cgrefine.sim.rollout import Settings
 
 FORMAT = 1
 
@@ -59,21 +60,27 @@ def judge(
     cfg = config.refine
     assert cfg is not None and config.train is not None
     wanted = cfg.evaluation
-    save_ps = min(made.sim.save_every_ps * 5, wanted.duration_ps)
-    sim = window_section(made.sim, cfg, wanted.replicas, wanted.duration_ps, save_ps)
+    # whole windows with frames like theirs: as many replicas as there are then share their program
+    windows = max(1, round(wanted.duration_ps / made.sim.duration_ps))
+    sim = window_section(
+        made.sim, cfg, wanted.replicas, windows * made.sim.duration_ps, made.sim.save_every_ps
+    )
     sim = sim.model_copy(update={"seed": cfg.seed + 1})
     chosen = chosen_domains(made.dataset, sim)
     domains = with_frames(chosen, sim, validation=True, what="refine.evaluation")
     replicas = assigned(domains, sim, validation=True)
-    sim = sim.model_copy(update={"packs": n_packs(replicas, sim)})
+    number = n_packs(replicas, sim)
+    sim = sim.model_copy(update={"packs": number})
+    chunk = made.refinement.simulator.run.n_frames
+    run = with_room(run_settings(sim, made.force_field, chunk), packs(replicas, number))
     subjects = {
-        name: _subject(stage.path / "evaluation" / name, field, made, replicas, sim, console)
+        name: _subject(stage.path / "evaluation" / name, field, made, replicas, sim, run, console)
         for name, field in fields.items()
     }
     verdicts = {name: judged(s.found, s.duration_ps, config.audit.confidence) for name, s in subjects.items()}
     for name, verdict in verdicts.items():
         console.result(f"{name}: {verdict.sentence}")
-    observables = {name: _observables(subject, config) for name, subject in subjects.items()}
+    observables = _observables(subjects, config)
     for name, of_domains in observables.items():
         _write_arrays(stage.path / "evaluation" / name / "observables.npz", of_domains)
     cutoff_A = max(field.model.cutoff_A for field in fields.values())
@@ -86,35 +93,43 @@ def judge(
 
 
 def _subject(
-    folder: Path, field: ForceField, made: Setup, replicas: Sequence[Replica], sim: Sim, console: Console
+    folder: Path,
+    field: ForceField,
+    made: Setup,
+    replicas: Sequence[Replica],
+    sim: Sim,
+    run: Settings,
+    console: Console,
 ) -> Subject:
     """The replicas of one model: run, or as they were before an interruption."""
     if not folder.exists():
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        run_in(field, made.dataset, replicas, sim, partial, console)
+        run_in(field, made.dataset, replicas, sim, partial, console, run)
         partial.rename(folder)
-    length = duration_ps(sim, run_settings(sim, field))
-    return Subject(field, made.dataset, sim, folder, read_outcomes(folder / "replicas.csv"), length)
+    found = read_outcomes(folder / "replicas.csv")
+    return Subject(field, made.dataset, sim, folder, found, duration_ps(sim, run))
 
 
-def _observables(subject: Subject, config: Config) -> dict[str, list[Comparison]]:
-    """Of each protein: the reference's validation frames against frames before any failure, start left out.
-
-    A protein without such a frame is left out.
-    """
-    found = {}
-    for domain in subject.domains():
-        model = [subject.frames(o)[1:] for o in subject.found if o.domain == domain.name]
-        model = [x for x in model if len(x)]
-        if model:
-            reference = groups(domain, subject.sim, validation=True)
-            found[domain.name] = compared_with(domain, reference, model, config.observables)
+def _observables(subjects: Mapping[str, Subject], config: Config) -> dict[str, dict[str, list[Comparison]]]:
+    """Of each model and protein: the reference's validation frames against frames before any failure, starts
+    left out. A protein without such a frame is left out."""
+    found: dict[str, dict[str, list[Comparison]]] = {name: {} for name in subjects}
+    any_of = next(iter(subjects.values()))
+    for domain in any_of.domains():
+        models = {}
+        for name, subject in subjects.items():
+            runs = [subject.frames(o)[1:] for o in subject.found if o.domain == domain.name]
+            runs = [x for x in runs if len(x)]
+            models |= {name: runs} if runs else {}
+        reference = groups(domain, any_of.sim, validation=True)
+        for name, comparisons in compared_with(domain, reference, models, config.observables).items():
+            found[name][domain.name] = comparisons
     return found
 
 
 def _write_arrays(path: Path, found: Mapping[str, list[Comparison]]) -> None:
-    """Means of each replica (or block of a single one) of each observable: protein → observable → (r, ...)."""
+    """Means of each replica (or block of a single one): protein → observable → (r, ...)."""
     arrays = {
         name: {c.observable.name: c.model.groups for c in comparisons} for name, comparisons in found.items()
     }
@@ -163,19 +178,8 @@ def _content(
             "times_ps": v.times_ps,
             "failed": [bool(f) for f in v.failed],
             "force_mse": error.errors.mse._asdict(),
-            "force_mse_difference": None
-            if error.difference is None
-            else {
-                **error.difference.mse._asdict(),
-                "low": error.difference.low,
-                "high": error.difference.high,
-            },
-            "observables": {
-                key: dict(
-                    zip(("distance", "stderr", "floor"), distances(observables[name], key), strict=True)
-                )
-                for key in sorted(pooled)
-            },
+            "force_mse_difference": _difference(error.difference),
+            "observables": {key: _of_observable(observables[name], key) for key in sorted(pooled)},
         }
     return {
         "format": FORMAT,
@@ -185,6 +189,14 @@ def _content(
         "models": models,
         "comparison": comparison(dict(verdicts)),
     }
+
+
+def _difference(found: Difference | None) -> dict[str, float] | None:
+    return None if found is None else {**found.mse._asdict(), "low": found.low, "high": found.high}
+
+
+def _of_observable(found: Mapping[str, list[Comparison]], name: str) -> dict[str, float]:
+    return dict(zip(("distance", "stderr", "floor"), distances(found, name), strict=True))
 
 
 def _record(stage: Stage, verdicts: Mapping[str, Verdict], forces: Forces, config: Config) -> None:

@@ -17,7 +17,8 @@ from cgrefine.boltzmann.learning import Update
 from cgrefine.boltzmann.refine import Info, Phase
 
 OF_UPDATES = (
-    "signal", "own", "forces", "agreement", "force_loss", "growth", "kish", "entropy", "spread", "step", "n_eff",
+    "signal", "own", "forces", "agreement", "force_loss", "growth", "kish", "entropy", "spread", "step",
+    "n_eff",
 )  # fmt: skip
 """Numbers of updates, whose means over a window are shown: see `boltzmann.learning.Update`."""
 

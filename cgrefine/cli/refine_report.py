@@ -1,4 +1,4 @@
-"""The page of a refinement: survival before and after, the course of learning, distributions, and its price."""
+"""The page of a refinement: survival before and after, the course of learning, distributions, the price."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,28 +39,28 @@ def write_report(stage: Stage, made: Setup, log: Sequence[Mapping[str, Any]], fo
 
 
 FRONT = (
-    "Error of forces on all validation frames and the fraction of replicas that are alive at the end, with exact "
-    "intervals: what was paid for what. Up and to the left is better."
+    "Error of forces on all validation frames and the fraction of replicas that are alive at the end, with "
+    "exact intervals: what was paid for what. Up and to the left is better."
 )
 COURSE = (
     "Of each window: the fraction of its replicas that failed, and the force error on held-out frames after "
-    "it; of each update the mean over a window. Kish: effective share of the frames after reweighting. Signal: "
-    "cosine between gradients of half the replicas each. Agreement: cosine between the gradient of the losses "
-    "and that of the force error."
+    "it; of each update the mean over a window. Kish: effective share of the frames after reweighting. "
+    "Signal: cosine between gradients of half the replicas each. Agreement: cosine between the gradient of "
+    "the losses and that of the force error."
 )
 OBSERVABLES = (
     "Distances from the validation frames, of frames before any failure (so that what is left of an unstable "
-    "model is shown at its best): Jensen-Shannon divergence of histograms in nats, mean absolute difference of "
-    "the others. Floor: halves of the reference against each other."
+    "model is shown at its best): Jensen-Shannon divergence of histograms in nats, mean absolute difference "
+    "of the others. Floor: halves of the reference against each other."
 )
 
 
 def _told(made: Setup, found: Judged) -> str:
     first = next(iter(found.verdicts.values()))
     return (
-        f"{len(first.failed)} replicas of each model over {first.duration_ps:g} ps, from validation frames that "
-        "the refinement did not start from, the same for all and with the same noise, by the criteria and the "
-        f"integrator of the refinement ({made.sim.step_fs:g} fs). A replica counts until its first failure. "
+        f"{len(first.failed)} replicas of each model over {first.duration_ps:g} ps, from validation frames "
+        "that the refinement did not start from, the same for all and with the same noise, by the criteria "
+        f"and integrator of the refinement ({made.sim.step_fs:g} fs). A replica counts until its first failure. "
         "“Forces alone” is the control: as many updates as the refinement made, by force matching only."
     )
 
@@ -79,8 +79,8 @@ def _table(found: Judged) -> Table:
         rows.append(
             (
                 NAMES[name], f"{v.stable} of {len(v.failed)}", f"{low:.2f} to {high:.2f}",
-                f"{bound}{v.median.value_ps:g}", v.hazard_per_ns.value, p, f"{mse.value:.5g} ± {mse.stderr:.2g}",
-                growth,
+                f"{bound}{v.median.value_ps:g}", v.hazard_per_ns.value, p,
+                f"{mse.value:.5g} ± {mse.stderr:.2g}", growth,
             )
         )  # fmt: skip
     columns = (

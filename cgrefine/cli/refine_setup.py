@@ -1,8 +1,7 @@
-"""What `refine` starts from: proteins, targets, replicas and force matching, put together from a run folder."""
+"""What `refine` starts from: proteins, targets, replicas and force matching, out of a run folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from cgrefine.cli.console import Console
 from cgrefine.cli.dynamics import integrator, resolved, scaled
 from cgrefine.cli.force_field import trained_at
 from cgrefine.cli.observe import reference_groups
+from cgrefine.cli.observe_findings import native_frame
 from cgrefine.cli.replicas import Replica
 from cgrefine.cli.simulate import assigned, chosen_domains, run_settings
 from cgrefine.cli.simulate_packs import n_packs, packed, packs
@@ -37,6 +37,7 @@ from cgrefine.neighbors import frame_edges
 from cgrefine.observables.catalogue import standard
 from cgrefine.observables.statistics import estimate, independent
 from cgrefine.observables.structure import Observable
+from cgrefine.sim.rollout import Settings
 
 HEADROOM = 1.5
 """Edges of a buffer relative to those of the starts."""
@@ -160,7 +161,7 @@ def targets_of(domain: Domain, sim: Sim, cfg: Refine, shown: Observables) -> lis
     Raises InputError on an observable that there is not, and on a target that cannot be one.
     """
     runs = independent(groups(domain, sim, validation=False))
-    known = {o.name: o for o in standard(domain.topology, shown, native(domain))}
+    known = {o.name: o for o in standard(domain.topology, shown, native_frame(domain))}
     found = []
     try:
         for wanted in cfg.targets:
@@ -185,14 +186,8 @@ def targets_of(domain: Domain, sim: Sim, cfg: Refine, shown: Observables) -> lis
     return found
 
 
-def native(domain: Domain) -> np.ndarray:
-    """First frame of the first run at the lowest temperature, (n, 3) Å: as `observe` has it."""
-    kelvin = np.asarray(domain.temperature_K)
-    return np.asarray(domain.positions[int(np.flatnonzero(kelvin == kelvin.min())[0])])
-
-
 def from_file(observable: Observable, wanted: RefineTarget, path: Path) -> Target:
-    """A target of a JSON file, see `config.refining.RefineTarget`. Raises InputError on one that is not it."""
+    """A target of a JSON file, see `config.refining.RefineTarget`. Raises InputError on what is none."""
     told = read_json(path)
     where = f"refine.targets: {path}"
     if not isinstance(told, dict) or not {"unit", "mean"} <= set(told):
@@ -240,7 +235,6 @@ def _simulator(force_field: ForceField, replicas: Sequence[Replica], sim: Sim) -
     Its buffers have HEADROOM for states that are denser than the starts, so that all windows share a program.
     """
     run = run_settings(sim, force_field, max_chunk_frames=1_000_000)
-    edges = [len(frame_edges(r.start, run.cutoff_A)[0]) if run.cutoff_A > 0.0 else 0 for r in replicas]
     found, begin = [], 0
     for part in packs(replicas, n_packs(replicas, sim)):
         system, limits = packed(part, sim)
@@ -248,12 +242,13 @@ def _simulator(force_field: ForceField, replicas: Sequence[Replica], sim: Sim) -
         kT = np.full(len(part), units.thermal_energy(sim.temperature_K), np.float32)
         found.append(Pack(system, limits, kT, slice(begin, end)))
         begin = end
-    largest = max(sum(edges[r] for r in rows) for rows in _numbered(found))
-    run = replace(run, headroom=1.0, min_edges=int(HEADROOM * largest))
-    return Simulator(force_field.model, found, integrator(sim), run)
+    whole = packs(replicas, len(found))
+    return Simulator(force_field.model, found, integrator(sim), with_room(run, whole))
 
 
-def _numbered(found: Sequence[Pack]) -> list[range]:
-    """The replicas of each pack, by number."""
-    ends = np.cumsum([0, *(len(pack.kT) for pack in found)]).tolist()
-    return [range(a, b) for a, b in pairwise(ends)]
+def with_room(run: Settings, whole: Sequence[Sequence[Replica]]) -> Settings:
+    """With buffers of HEADROOM times the edges of the starts of the largest pack, whatever it starts from."""
+    if run.cutoff_A == 0.0:
+        return run
+    edges = [sum(len(frame_edges(r.start, run.cutoff_A)[0]) for r in part) for part in whole]
+    return replace(run, headroom=1.0, min_edges=int(HEADROOM * max(edges)))

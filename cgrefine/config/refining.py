@@ -68,10 +68,10 @@ Commun. 12, 6884 (2021). relative_entropy: Thaler, Stupp & Zavadlav, J. Chem. Ph
 class RefineTarget(Section):
     """What the mean of an observable is to be: that of the reference, or of a file.
 
-    observable: a name of `observables`. kind: of loss, see `boltzmann.targets`. file: JSON with `unit`, `mean`
-    and, if known, `stderr`, in the shape of the observable (one for each protein: with `domain` only there);
-    of a histogram also `low` and `high` of its grid. weight: in the sum of losses, each of which is about 1
-    at its noise floor.
+    observable: a name of `observables`. kind: of loss, see `boltzmann.targets`. file: JSON with `unit`,
+    `mean` and, if known, `stderr`, in the shape of the observable (for one protein: with `domain`); of a
+    histogram also `low` and `high` of its grid. weight: in the sum of losses, each of which is about 1 at its
+    noise floor.
     """
 
     observable: str
@@ -92,7 +92,8 @@ class Forces(Section):
 
     combine: constraint: the loss may be (1 + tolerance) of that of the start, with a multiplier that grows by
     multiplier_rate while it is more; projection: observables never act against forces (one-sided PCGrad),
-    and have `weight` of their size; weighted: `weight` times the gradient of the loss is added as it is; none.
+    and have `weight` of their size; weighted: `weight` times the gradient of the loss is added as it is;
+    none.
     control_variate: the minibatch's gradient at the start is exchanged for the mean one (SVRG).
     held_out_frames: validation frames whose error is measured after each window; max_growth: of it in one
     epoch, beyond which the epoch is taken back.
@@ -132,8 +133,9 @@ class Refine(Section):
     window in which at most leave_failed fail (None: never so), or after `epochs`, the last of which judges
     the one before alone. `cycles` of both.
     A replica that failed goes back to an earlier healthy state of its own (earlier_fraction of the cases, out
-    of `depth` kept) or to the last frame guard_ps before its failure; random_reset of the healthy ones go back
-    too. restart tripped: each epoch of a learn phase begins where its cycle's last window of exploring began.
+    of `depth` kept) or to the last frame guard_ps before its failure; random_reset of the healthy ones go
+    back too. restart tripped: each epoch of a learn phase begins where its cycle's last window of exploring
+    began.
     Frames: saved every save_every_ps, the first burn_in_fraction left out, and those within guard_ps before a
     failure; the failed states themselves count as negative_weight frames each. keep_windows: pooled by their
     mixture. min_kish: of N frames, below which weights are not used any more; max_spread: of the change of

@@ -1,4 +1,4 @@
-"""Force matching of a whole force field as refinement needs it: random minibatches, and an error on held-out frames.
+"""Force matching of a whole force field as refinement needs it: random minibatches, error on held-out frames.
 
 Beside each minibatch the parameters that the refinement began with are evaluated on the same frames: how much
 the loss has grown is then known without the noise of the labels, and the gradient at the start can be

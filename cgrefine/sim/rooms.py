@@ -1,4 +1,4 @@
-"""Frames of molecules as packed graphs of one fixed size, a `Room`, so that whatever is computed shares a program.
+"""Frames of molecules as packed graphs of one fixed size, a `Room`, for which there is one program.
 
 Frames of any number and of any molecule that are put into the same room have the same shapes.
 """
