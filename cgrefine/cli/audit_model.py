@@ -66,7 +66,7 @@ def audit_force_fields(
         refuse_miscompiling()
         seed = config.sim.seed
         with artifacts.stage_folder(out, "audit", config, fingerprint, inputs, seed, device_kind()) as stage:
-            _build(stage, models, dataset, config, console)
+            write_audit(stage, models, dataset, config, console)
     else:
         console.say(f"audit: {out / 'audit'} is complete for these models, skipped")
     if strict:
@@ -84,7 +84,10 @@ def data_folder(reference: Path) -> Path:
     return found[0]
 
 
-def _build(stage: Stage, models: Sequence[str], dataset: Dataset, config: Config, console: Console) -> None:
+def write_audit(
+    stage: Stage, models: Sequence[str], dataset: Dataset, config: Config, console: Console
+) -> None:
+    """Run and audit the models (paths) into a stage folder."""
     sim, cfg = config.sim, config.audit
     assert sim is not None
     domains = chosen_domains(dataset, sim)

@@ -1,10 +1,10 @@
-"""`cgrefine export`: the trained model of one protein as a bundle for other programs."""
+"""`cgrefine export`: the trained or refined model of one protein as a bundle for other programs."""
 
 from pathlib import Path
 
 from cgrefine.artifacts import Stage, require
 from cgrefine.cli.console import Console
-from cgrefine.cli.force_field import exported_at
+from cgrefine.cli.force_field import exported_at, final_stage
 from cgrefine.config.schema import Config
 from cgrefine.data.store import open_dataset
 from cgrefine.export.bundle import Bundle, load_bundle, write_bundle
@@ -13,7 +13,7 @@ from cgrefine.report.page import Section, Table, write_page
 
 def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     """Write bundle/ and report.html, read the bundle back, and record how far it is from the reference."""
-    force_field = exported_at(require(root, "train", "export"), config, console)
+    force_field = exported_at(final_stage(root, "export", config), config, console)
     dataset = open_dataset(require(root, "prepare", "export"))
     settings = config.export
     domain = dataset.domains[0] if settings.domain is None else dataset.domain(settings.domain)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from cgrefine.artifacts import file_hash, read_json, write_json
+from cgrefine.artifacts import file_hash, read_json, require, write_json
 from cgrefine.cli.console import Console
 from cgrefine.config.schema import Config
 from cgrefine.errors import InputError
@@ -48,10 +48,18 @@ def _fixed(force_field: ForceField, temperature_K: float, console: Console) -> F
     return forcefield.at_temperature(force_field, temperature_K)
 
 
+def final_stage(root: Path, needed_by: str, config: Config) -> Path:
+    """The stage whose model is the final one: refine with a section `refine`, else train.
+
+    Raises InputError when it has not run.
+    """
+    return require(root, "train" if config.refine is None else "refine", needed_by)
+
+
 def exported_at(train: Path, config: Config, console: Console) -> ForceField:
     """The force field that `export` writes: at export.temperature_K or sim.temperature_K, where it matters.
 
-    Raises InputError when it does and neither is given.
+    train: the stage that made it. Raises InputError when it does and neither is given.
     """
     force_field = forcefield.load(train / "forcefield")
     if forcefield.conditioned_range(force_field) is None:
@@ -87,6 +95,32 @@ def opened(path: Path, temperature_K: float, console: Console) -> Modelled:
             f"{network.cutoff_A:g} Å; a replica that needs more edges fails as not finite"
         )
     return found
+
+
+def chosen_model(root: Path, model: Path | None, name: str | None) -> Path | None:
+    """The model that `simulate` is given: a path, or by its name in root/refine; None for the trained one.
+
+    Raises InputError on both, and on a name that is not there, which lists those that are.
+    """
+    if name is None:
+        return model
+    if model is not None:
+        raise InputError("--model and --eval-model: give one of them")
+    refined = require(root, "refine", "--eval-model")
+    found = {"pre": refined / "pre", "post": refined, "control": refined / "control"}
+    epochs = {_cycle_and_epoch(p.name): p for p in (refined / "checkpoints").glob("cycle*_epoch*")}
+    for (cycle, epoch), path in sorted(epochs.items()):
+        found[f"post_cycle{cycle}_epoch{epoch}"] = path
+        found[f"post_cycle{cycle}"] = path
+    found = {key: path for key, path in found.items() if (path / "forcefield").is_dir()}
+    if name not in found:
+        raise InputError(f"--eval-model {name}: {refined} has no such model; choose from {', '.join(found)}")
+    return found[name]
+
+
+def _cycle_and_epoch(name: str) -> tuple[int, int]:
+    cycle, epoch = name.removeprefix("cycle").split("_epoch")
+    return int(cycle), int(epoch)
 
 
 def force_field_folder(name: str) -> Path:

@@ -7,7 +7,7 @@ import numpy as np
 
 from cgrefine.artifacts import Stage, read_json, require
 from cgrefine.cli.console import Console
-from cgrefine.cli.force_field import exported_at
+from cgrefine.cli.force_field import exported_at, final_stage
 from cgrefine.config.schema import Config
 from cgrefine.data.store import open_dataset
 from cgrefine.errors import InputError
@@ -29,7 +29,7 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     """
     settings = _settings(config)
     folder = require(root, "export", "lammps") / "bundle"
-    force_field = exported_at(require(root, "train", "lammps"), config, console)
+    force_field = exported_at(final_stage(root, "lammps", config), config, console)
     # The bundle is read, checked and compiled by the process that runs it; here its name is enough.
     domain = open_dataset(require(root, "prepare", "lammps")).domain(read_json(folder / META)["domain"])
     runs: list[tuple[RunResult, list[ForceError]]] = []

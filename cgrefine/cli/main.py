@@ -88,14 +88,19 @@ STAGES = {
         "prepare/, train/",
         "forcefield/, pre/, control/, checkpoints/, evaluation/, log.csv, final_metrics.json, report.html",
     ),
+    "audit_refined": (
+        "The audit of the refined model, from replicas of its own: what `audit --model` does.",
+        "prepare/, refine/",
+        "audit.json, report.html, model0/ (what `simulate` writes)",
+    ),
     "export": (
         "The deployment bundle: StableHLO network, native priors for LAMMPS, reference frames.",
-        "prepare/, train/",
+        "prepare/, train/ (refine/ where the config has that section)",
         "bundle/",
     ),
     "lammps": (
         "Run the bundle in LAMMPS and check its forces against JAX.",
-        "export/, train/, prepare/",
+        "export/, train/ or refine/, prepare/",
         "the LAMMPS log, forces, report.html",
     ),
 }
@@ -116,13 +121,13 @@ def run(
 ) -> None:
     """Chain all stages; those whose folder is complete for the same resolved config are skipped."""
     from cgrefine.cli.console import Console
-    from cgrefine.cli.stages import CHAIN, result_rows, run_chain
+    from cgrefine.cli.stages import result_rows, run_chain
     from cgrefine.config import load_config
 
     console = Console(quiet)
     options = {"force": force, "strict": strict, "allow_ungated": allow_ungated}
-    run_chain(load_config(config, overrides or ()), out, console, **options)
-    rows = result_rows(out, [spec.name for spec in CHAIN])
+    ran = run_chain(load_config(config, overrides or ()), out, console, **options)
+    rows = result_rows(out, [name for name, _ in ran])
     console.table(f"cgrefine run → {out}", ("stage", "result", "checks", "seconds"), rows)
     console.result(f"pages: {out}/<stage>/report.html")
 
@@ -209,14 +214,24 @@ def _stage_command(name: str) -> Callable[..., None]:
         out: Out,
         overrides: Overrides = None,
         model: Model = None,
+        eval_model: Annotated[
+            str | None,
+            typer.Option(
+                "--eval-model",
+                metavar="NAME",
+                help="a model of OUT/refine: pre, post, control, post_cycle{i} or post_cycle{i}_epoch{j}",
+            ),
+        ] = None,
         force: Force = False,
         strict: Strict = False,
         resume: Resume = "auto",
         quiet: Quiet = False,
     ) -> None:
+        from cgrefine.cli.force_field import chosen_model
         from cgrefine.cli.train_options import resumes
 
-        options = {"force": force, "strict": strict, "resume": resumes(resume), "model": model}
+        chosen = chosen_model(out, model, eval_model)
+        options = {"force": force, "strict": strict, "resume": resumes(resume), "model": chosen}
         _stage(name, config, out, overrides, quiet, **options)
 
     def refine(

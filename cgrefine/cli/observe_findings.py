@@ -124,7 +124,7 @@ def compared_with(
     models: Mapping[str, Sequence[np.ndarray]],
     cfg: Observables,
 ) -> dict[str, list[Comparison]]:
-    """The observables alone, of the frames (f, n, 3) Å of the reference's runs and the replicas of each model,
+    """The observables alone, of the frames (f, n, 3) Å of the reference and of the replicas of each model,
     by its name; in one program."""
     sides = {"reference": reference, **{f"model {name}": runs for name, runs in models.items()}}
     observables, averages = _averages(domain, {k: independent(runs) for k, runs in sides.items()}, cfg)

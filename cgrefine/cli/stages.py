@@ -45,12 +45,24 @@ CHAIN = (
         ("prepare", "train"),
         ("post.stable_fraction", "pre.stable_fraction", "survival_gain", "force_mse_growth"),
     ),
+    Spec(
+        "audit_refined",
+        ("audit",),
+        ("prepare", "refine"),
+        ("stable_fraction", "nve_drift_kcal_mol_ns"),
+    ),
     Spec("export", ("export",), ("prepare", "train"), ("selftest_max_force_error_kcal_mol_A",)),
     Spec(
         "lammps", ("lammps",), ("prepare", "train", "export"), ("max_force_error_kcal_mol_A", "us_per_step")
     ),
 )
 BY_NAME = {spec.name: spec for spec in CHAIN}
+OF_REFINEMENT = frozenset({"refine", "audit_refined"})
+"""Stages that the chain leaves out without the section `refine`."""
+
+OF_THE_FINAL_MODEL = frozenset({"export", "lammps"})
+"""Stages that take the refined model in place of the trained one, where there is a section `refine`."""
+
 RESUMED = frozenset({"prepare", "train", "simulate", "refine"})
 """Stages that take up their own unfinished folder: each piece in it says what work it is the result of."""
 
@@ -59,6 +71,7 @@ EXTRA_SECTIONS = {
     "evaluate": ("loader",),
     "observe": ("sim",),
     "audit": ("sim", "observables"),
+    "audit_refined": ("sim", "observables"),
     "refine": ("sim", "observables", "audit", "train", "loader"),
     "lammps": ("sim",),
 }
@@ -90,7 +103,7 @@ def run_stage(
     """
     spec = BY_NAME[name]
     _check_sections(spec, config)
-    inputs = {need: _fingerprint_of_folder(root, need, name) for need in _needs(spec, root, model)}
+    inputs = {need: _fingerprint_of_folder(root, need, name) for need in _needs(spec, config, root, model)}
     given = {}
     if model is not None:
         from cgrefine.cli.force_field import identity
@@ -140,18 +153,24 @@ def run_chain(
     allow_ungated: bool = False,
 ) -> list[tuple[str, bool]]:
     """All stages in order; the checks are enforced after the last, so that every result is written."""
-    missing = [f"{s} (needed by {spec.name})" for spec in CHAIN for s in spec.sections if _absent(config, s)]
+    chain = chain_of(config)
+    missing = [f"{s} (needed by {spec.name})" for spec in chain for s in spec.sections if _absent(config, s)]
     if missing:
         raise InputError(f"config: missing section {', '.join(missing)}")
     refuse_exchange(config, "the audit, with which the chain ends,")
     ran = [
         (spec.name, run_stage(spec.name, config, root, console, force=force, allow_ungated=allow_ungated))
-        for spec in CHAIN
+        for spec in chain
     ]
     if strict:
-        for spec in CHAIN:
+        for spec in chain:
             enforce(root, spec.name)
     return ran
+
+
+def chain_of(config: Config) -> list[Spec]:
+    """The stages of a run, in order: those of refinement only with a section `refine`."""
+    return [spec for spec in CHAIN if config.refine is not None or spec.name not in OF_REFINEMENT]
 
 
 def refuse_exchange(config: Config, what: str) -> None:
@@ -230,10 +249,13 @@ def _check_sections(spec: Spec, config: Config) -> None:
             raise InputError(f"config: {spec.name} needs the section `{section}`, which is not given")
 
 
-def _needs(spec: Spec, root: Path, model: Path | None) -> tuple[str, ...]:
-    """Stages whose folders are read: train not where `simulate` is given, or was given, another model."""
+def _needs(spec: Spec, config: Config, root: Path, model: Path | None) -> tuple[str, ...]:
+    """Stages whose folders are read: train not where `simulate` is given, or was given, another model, and
+    refine in its place for what takes the final model."""
     other = model is not None or (spec.name == "audit" and (root / "simulate" / "model.json").is_file())
-    return tuple(need for need in spec.needs if not (other and need == "train"))
+    refined = config.refine is not None and spec.name in OF_THE_FINAL_MODEL
+    needs = ("refine" if refined and need == "train" else need for need in spec.needs)
+    return tuple(need for need in needs if not (other and need == "train"))
 
 
 def _fingerprint_of_folder(root: Path, need: str, name: str) -> str:
@@ -264,6 +286,8 @@ def _seed(config: Config, name: str) -> int | None:
         "train": config.train,
         "simulate": config.sim,
         "priors": config.priors,
+        "refine": config.refine,
+        "audit_refined": config.sim,
         "lammps": config.lammps,
     }
     chosen = section.get(name)
