@@ -16,8 +16,8 @@ from jaxtyping import Array
 from cgrefine import energy, neighbors
 from cgrefine.energy import BeadEnergies
 from cgrefine.neighbors import Neighbors
+from cgrefine.sim.forces import rounded
 from cgrefine.sim.kernels import in_dtype
-from cgrefine.sim.rollout import CAPACITY_STEP
 from cgrefine.system import Capacity, System, Topology, pack
 
 BATCH_BEADS = 2000
@@ -48,7 +48,7 @@ def room(pieces: Sequence[tuple[Topology, np.ndarray]], cutoff_A: float) -> Room
     frames = max(1, BATCH_BEADS // min(lengths))
     beads = max(frames * min(lengths), *lengths)
     per_bead = [np.mean([len(senders) for senders, _ in _edges(x, cutoff_A)]) / x.shape[1] for _, x in pieces]
-    return Room(beads, frames, _rounded(beads * float(min(per_bead))))
+    return Room(beads, frames, rounded(beads * float(min(per_bead))))
 
 
 def energies(
@@ -125,7 +125,7 @@ def _by_frame(quantity, model, params, topology, frames, cutoff_A, within) -> np
         within = within._replace(beads=within.frames * topology.n_beads)
     lists = _edges(x, cutoff_A)
     counts = np.array([len(senders) for senders, _ in lists])
-    n, edges = topology.n_beads, max(within.edges, _rounded(float(counts.max())))
+    n, edges = topology.n_beads, max(within.edges, rounded(float(counts.max())))
     tuples = max(within.beads, 1)
     capacity = Capacity(within.beads, within.frames, tuples, tuples, tuples)
     found = []
@@ -158,10 +158,6 @@ def _batches(counts: np.ndarray, frames: int, edges: int) -> Iterator[tuple[np.n
 
 def _edges(x: np.ndarray, cutoff_A: float) -> list[tuple[np.ndarray, np.ndarray]]:
     return [neighbors.frame_edges(frame, cutoff_A) if cutoff_A > 0.0 else _NO_EDGES for frame in x]
-
-
-def _rounded(edges: float) -> int:
-    return -(-int(np.ceil(edges)) // CAPACITY_STEP) * CAPACITY_STEP
 
 
 _NO_EDGES = (np.zeros(0, np.int32), np.zeros(0, np.int32))

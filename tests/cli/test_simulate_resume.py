@@ -233,6 +233,3 @@ def test_other_formats_hold_the_same_frames(tmp_path, whole, suffix):
     for path in paths:
         other = folder / "a" / "trajectories" / path.with_suffix(".xtc").name
         np.testing.assert_allclose(read_frames(path, pdb), read_frames(other, pdb), atol=6e-3)
-        last = read_frames(path, pdb, last=4)
-        assert len(last) == 4
-        np.testing.assert_allclose(last, read_frames(path, pdb)[-4:], atol=1e-5)

@@ -8,7 +8,7 @@ import pytest
 
 from cgrefine import checkpoint
 from cgrefine.energy import BondedTerm, SumOfTerms
-from cgrefine.sim import rollout as module
+from cgrefine.sim import forces
 from cgrefine.sim.nve import VelocityVerlet
 from cgrefine.sim.rollout import Chunk, Settings
 from cgrefine.status import Status
@@ -52,7 +52,7 @@ def test_goes_on_bit_for_bit_from_every_chunk(tmp_path, mover):
 
 def test_a_grown_list_is_part_of_the_state(monkeypatch, tmp_path):
     """A list that grew in the first chunk: the size of the buffer decides about rounding."""
-    monkeypatch.setattr(module, "CAPACITY_STEP", 1)
+    monkeypatch.setattr(forces, "CAPACITY_STEP", 1)
     run = Settings(6, 5, 2, 8.65, headroom=1.0)
     whole = go(starts(), run=run)
     assert whole[0].regrown > 0
