@@ -154,7 +154,7 @@ def test_a_failure_far_away_is_told_and_drawn(tmp_path):
     assert here.culprit.text == there.culprit.text and there.culprit.beads == (7, 8)
     assert there.displaced == () and np.abs(there.failed - here.failed - FAR).max() < 1e-3
     write_pdb(tmp_path / "far.pdb", plain.TOPOLOGY, np.stack([there.good, there.failed]))
-    shown = 10.0 * mdtraj.load_pdb(str(tmp_path / "far.pdb"), standard_names=False).xyz
+    shown = 10.0 * np.asarray(mdtraj.load_pdb(str(tmp_path / "far.pdb"), standard_names=False).xyz)
     np.testing.assert_allclose(shown[1], there.failed, atol=1.1e-2)
     assert np.linalg.norm(shown[1, 8] - shown[1, 7]) == pytest.approx(there.culprit.value, abs=0.03)
 
@@ -175,4 +175,4 @@ def test_files_hold_positions_as_they_are(tmp_path, suffix):
     if suffix != "h5":  # which needs PyTables in mdtraj
         loaded = mdtraj.load(str(path), top=str(pdb))
         assert loaded.unitcell_lengths is None
-        np.testing.assert_array_equal(10.0 * loaded.xyz, found)
+        np.testing.assert_array_equal(10.0 * np.asarray(loaded.xyz), found)
