@@ -102,8 +102,8 @@ def free_particles_of_the_engine(planted, fast):
     first, last = (chunk.snapshot.progress for chunk in chunks)
     assert not last.status.any()
     scale = np.sqrt(truth * KT)[:, None]
-    p0, p1 = first.state.momenta / scale, last.state.momenta / scale
-    moved = last.state.positions - first.state.positions
+    p0, p1 = (np.asarray(s.state.momenta) / scale for s in (first, last))
+    moved = np.asarray(last.state.positions) - np.asarray(first.state.positions)
     t = steps * DT
     spread = 2.0 * KT / (truth[:, None] * friction) * (t - (1.0 - math.exp(-friction * t)) / friction)
     return np.array(
