@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,14 +47,34 @@ def left(out: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """What an undisturbed audit says: some replicas fail, some do not."""
+def done(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OUT of an undisturbed audit."""
     out = tmp_path_factory.mktemp("whole")
     here(place, out)
-    assert not any(path.name.startswith(".") for path in (out / "audit").rglob("*"))
-    found = told(out)
-    assert {row["status"] for row in found["replicas"]} == {"OK", "BOND"}
-    return found
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole(done: Path) -> dict:
+    """What that says."""
+    return told(done)
+
+
+def test_an_undisturbed_audit_leaves_nothing_behind(done, whole):
+    """And fails, though some replicas are stable: so that what is compared below holds both."""
+    assert not any(path.name.startswith(".") for path in (done / "audit").rglob("*"))
+    assert {row["status"] for row in whole["replicas"]} == {"OK", "BOND"} and not whole["passed"]
+
+
+def test_strict_ends_with_exit_code_3(place, done, monkeypatch, capsys):
+    """Of the finished folder, which is not made again; 0 without it."""
+    for more, code in (([], 0), (["--strict"], 3)):
+        monkeypatch.setattr(sys, "argv", ["cgrefine", *words(place, done), *more])
+        with pytest.raises(SystemExit) as exit_:
+            main.main()
+        assert (exit_.value.code or 0) == code
+    said = capsys.readouterr().err
+    assert "unstable_fraction" in said.splitlines()[-1]
 
 
 @pytest.fixture
