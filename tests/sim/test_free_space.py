@@ -9,7 +9,7 @@ import mdtraj
 import numpy as np
 import pytest
 
-from cgrefine import checkpoint
+from cgrefine import checkpoint, neighbors
 from cgrefine.config.running import Criteria
 from cgrefine.sim import stability
 from cgrefine.sim.failures import failures
@@ -22,7 +22,7 @@ from cgrefine.sim.starts import extended_chain
 from cgrefine.sim.trajectory import TrajectoryWriter, read_frames, write_pdb
 from cgrefine.status import Status
 from cgrefine.system import pack, topology_from_species
-from tests.chains import ideal_helix
+from tests.chains import ideal_helix, random_chain
 from tests.sim import test_fast_rollout as fast
 from tests.sim import test_rollout as plain
 from tests.sim.test_stability import BROKEN, GUILTY, KT, SYSTEM, VERDICT, N, limits, motion, stretched
@@ -111,6 +111,20 @@ def test_a_chain_that_was_wrapped_is_broken():
     for box in BOXES_A[::20]:
         inside = np.mod(frame.positions, box)
         assert status_of(frame._replace(positions=inside), given) == Status.BOND
+
+
+def test_neighbours_far_away_are_those_of_the_same_positions_in_double_precision():
+    """Distances are of differences, which are exact here: the squares of positions would cost 16 Å²."""
+    n = 60
+    x = np.float32(random_chain(n, 2) + FAR)
+    system = pack([topology_from_species([0] * n)])
+    pairs = neighbors.candidates(system)
+    found = neighbors.update(jnp.asarray(x), pairs, 10.0, len(pairs.senders))
+    expected = neighbors.exact(system, x, 10.0)
+    count = int(np.sum(np.asarray(found.edge_mask)))
+    assert 0 < count < len(pairs.senders)
+    np.testing.assert_array_equal(found.senders[:count], expected.senders)
+    np.testing.assert_array_equal(found.receivers[:count], expected.receivers)
 
 
 def last(chunks):
