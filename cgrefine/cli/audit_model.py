@@ -2,17 +2,17 @@
 
 Below OUT/audit/: audit.json, report.html, metrics.json; of each model a folder with what `simulate` writes of
 a run: trajectories/, topology/, failures/, log.csv and replicas.csv. All models run from the same starts
-(minimised in each, where `sim` asks for it) with the same noise.
+(minimised in each, where `sim` asks for it) with the same noise. Interrupted, the same command goes on with
+the dynamics from the last chunk, as `simulate` does, and then makes the checks anew.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cgrefine import artifacts
-from cgrefine.artifacts import SCRATCH, Stage, file_hash, write_json
+from cgrefine.artifacts import Stage, file_hash, write_json
 from cgrefine.cli.audit import FORMAT, Audited, audited, record, references, warn, write_figures
 from cgrefine.cli.audit_plots import survival_plots
 from cgrefine.cli.audit_subject import Subject
@@ -21,7 +21,8 @@ from cgrefine.cli.console import Console
 from cgrefine.cli.dynamics import bead_steps, resolved, scaled
 from cgrefine.cli.force_field import identity, members_of, opened, refuse_other_lengths
 from cgrefine.cli.replicas import Replica
-from cgrefine.cli.simulate import assigned, chosen_domains, run_settings
+from cgrefine.cli.signals import asked_to_end
+from cgrefine.cli.simulate import assigned, chosen_domains, run_settings, unfinished
 from cgrefine.cli.simulate_packs import made, n_packs, run_packs, with_packs
 from cgrefine.cli.simulate_results import duration_ps, write_runs
 from cgrefine.cli.stages import device_kind, enforce, refuse_exchange
@@ -46,11 +47,13 @@ def audit_force_fields(
     *,
     force: bool = False,
     strict: bool = False,
+    resume: bool = True,
 ) -> bool:
     """Write OUT/audit/ unless it is complete for the same models, data and settings; True when it ran.
 
-    Raises InputError on a path without a force field or data set, and GateError under `strict` when a check
-    of any model failed.
+    resume: dynamics of an interrupted audit of the same work are taken up where they were left. Raises
+    InputError on a path without a force field or data set, GateError under `strict` when a check of any model
+    failed, and Interrupted after a signal, with the dynamics so far written.
     """
     assert config.sim is not None
     refuse_exchange(config, "audit")
@@ -65,7 +68,8 @@ def audit_force_fields(
     if ran:
         refuse_miscompiling()
         seed = config.sim.seed
-        with artifacts.stage_folder(out, "audit", config, fingerprint, inputs, seed, device_kind()) as stage:
+        kind = device_kind()
+        with artifacts.stage_folder(out, "audit", config, fingerprint, inputs, seed, kind, resume) as stage:
             write_audit(stage, models, dataset, config, console)
     else:
         console.say(f"audit: {out / 'audit'} is complete for these models, skipped")
@@ -96,7 +100,7 @@ def write_audit(
     for force_field in force_fields.values():
         refuse_other_lengths(force_field, {d.name: d.n_beads for d in domains})
     sim = scaled(resolved(sim, force_fields[models[0]], replicas, console), replicas)
-    sim = with_packs(sim, n_packs(replicas, sim), console)
+    sim = with_packs(sim, unfinished(stage, n_packs(replicas, sim)), console)
     known = references(domains, sim.temperature_K)
     criteria, thresholds = calibrated(known, sim.criteria, bead_steps(sim, replicas))
     if cfg.calibrate:
@@ -105,9 +109,9 @@ def write_audit(
         console.say(f"{t.name}: given {t.given:.4g}, by the data {t.data:.4g}, used {t.used:.4g}")
     found = {}
     for index, name in enumerate(models):
-        folder = stage.path / f"model{index}"
+        folder, scratch = (place / f"model{index}" for place in (stage.path, stage.scratch))
         console.say(f"{name}: {len(replicas)} replicas over {sim.duration_ps:g} ps")
-        subject = simulated(force_fields[name], dataset, replicas, sim, folder, console)
+        subject = simulated(force_fields[name], dataset, replicas, sim, folder, scratch, console)
         subject = replace(subject, members=members_of(Path(name)), observables=config.observables)
         found[name] = audited(subject, thresholds, cfg, console, loosened=cfg.calibrate)
         record(stage.record, found[name], "" if len(models) == 1 else f"model{index}.")
@@ -136,20 +140,19 @@ def simulated(
     replicas: Sequence[Replica],
     sim: Sim,
     folder: Path,
+    scratch: Path,
     console: Console,
     run: Settings | None = None,
 ) -> Subject:
-    """Run the replicas as `simulate` does, and write what it writes below `folder`.
-
-    run: other chunks and buffers than those of `simulate`.
-    """
-    scratch = folder / SCRATCH
-    scratch.mkdir(parents=True)
+    """Run the replicas as `simulate` does, from where the files in `scratch` are, and write what it writes
+    below `folder`. run: other chunks and buffers than those of `simulate`."""
+    folder.mkdir()
+    scratch.mkdir(exist_ok=True)
     run = run_settings(sim, force_field) if run is None else run
     whole = made(replicas, force_field, sim, run, scratch, console)
-    run_packs(whole, force_field, sim, run, console, lambda: None)
+    with asked_to_end() as asked:
+        run_packs(whole, force_field, sim, run, console, asked)
     _, found = write_runs(folder, sim, run, whole)
-    shutil.rmtree(scratch)
     return Subject(force_field, dataset, sim, folder, found, duration_ps(sim, run))
 
 

@@ -34,11 +34,12 @@ def audit_models(
     *,
     force: bool,
     strict: bool,
+    resume: bool,
 ) -> None:
     """Audit force fields, and show the result as a stage does."""
     console = Console(quiet)
     chosen = settings(models[0], config, overrides, console)
-    audit_force_fields(models, reference, chosen, out, console, force=force, strict=strict)
+    audit_force_fields(models, reference, chosen, out, console, force=force, strict=strict, resume=resume)
     rows = result_rows(out, ["audit"])
     console.table(f"audit → {out / 'audit'}", ("stage", "result", "checks", "seconds"), rows)
 

@@ -197,17 +197,20 @@ def _stage_command(name: str) -> Callable[..., None]:
         overrides: Overrides = None,
         force: Force = False,
         strict: Strict = False,
+        resume: Resume = "auto",
         quiet: Quiet = False,
     ) -> None:
         from cgrefine.cli.audit_options import audit_models, check_options
+        from cgrefine.cli.train_options import resumes
 
         check_options(config, model, reference)
+        options = {"force": force, "strict": strict, "resume": resumes(resume)}
         if model:
             assert reference is not None
-            audit_models(model, reference, config, overrides or (), out, quiet, force=force, strict=strict)
+            audit_models(model, reference, config, overrides or (), out, quiet, **options)
         else:
             assert config is not None
-            _stage(name, config, out, overrides, quiet, force=force, strict=strict)
+            _stage(name, config, out, overrides, quiet, **options)
 
     def simulate(
         config: ConfigFile,

@@ -74,7 +74,7 @@ def judge(
     chunk = made.refinement.simulator.run.n_frames
     run = with_room(run_settings(sim, made.force_field, chunk), packs(replicas, number))
     subjects = {
-        name: _subject(stage.path / "evaluation" / name, field, made, replicas, sim, run, console)
+        name: _subject(stage, name, field, made, replicas, sim, run, console)
         for name, field in fields.items()
     }
     verdicts = {name: judged(s.found, s.duration_ps, config.audit.confidence) for name, s in subjects.items()}
@@ -93,7 +93,8 @@ def judge(
 
 
 def _subject(
-    folder: Path,
+    stage: Stage,
+    name: str,
     field: ForceField,
     made: Setup,
     replicas: Sequence[Replica],
@@ -102,10 +103,13 @@ def _subject(
     console: Console,
 ) -> Subject:
     """The replicas of one model: run, or as they were before an interruption."""
+    folder = stage.path / "evaluation" / name
     if not folder.exists():
-        partial = folder.with_name(f"{folder.name}.partial")
+        partial = stage.scratch / f"{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        run_in(field, made.dataset, replicas, sim, partial, console, run)
+        console.say(f"{name}: {len(replicas)} replicas over {sim.duration_ps:g} ps")
+        run_in(field, made.dataset, replicas, sim, partial, stage.scratch / name, console, run)
+        folder.parent.mkdir(exist_ok=True)
         partial.rename(folder)
     found = read_outcomes(folder / "replicas.csv")
     return Subject(field, made.dataset, sim, folder, found, duration_ps(sim, run))

@@ -63,7 +63,7 @@ OF_REFINEMENT = frozenset({"refine", "audit_refined"})
 OF_THE_FINAL_MODEL = frozenset({"export", "lammps"})
 """Stages that take the refined model in place of the trained one, where there is a section `refine`."""
 
-RESUMED = frozenset({"prepare", "train", "simulate", "refine"})
+RESUMED = frozenset({"prepare", "train", "simulate", "refine", "audit_refined"})
 """Stages that take up their own unfinished folder: each piece in it says what work it is the result of."""
 
 EXTRA_SECTIONS = {

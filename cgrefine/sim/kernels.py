@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from cgrefine import energy, neighbors, units
+from cgrefine import energy, units
 from cgrefine.compiling import ONCE
 from cgrefine.energy import BeadEnergies
 from cgrefine.geometry import AnyArray
 from cgrefine.neighbors import Candidates
 from cgrefine.sim.exchange import Ladders, rescaled, swapped
+from cgrefine.sim.forces import edges_at, evaluation
 from cgrefine.sim.langevin import Evaluate, Evaluation, Graphs, Integrator, State, packed_graphs
 from cgrefine.sim.stability import Checks, Motion, first_failure
 from cgrefine.status import Status
@@ -222,7 +222,7 @@ def _at_rungs(given: Given, rung: Int[Array, " graphs"]) -> Given:
 def _with_energies(program: Program, given: Given, after: Progress) -> tuple[Progress, Array]:
     """With the energies of its positions, which fast steps do not know; and whether the edges did not fit."""
     x, at = after.state.positions, after.state.at
-    edges = _edges(program, given.pairs, x)
+    edges = edges_at(x, given.pairs, program.cutoff_A, program.capacity)
     at = at._replace(energies=program.bead_energies(given.params, x, given.system, edges))
     return after._replace(state=after.state._replace(at=at)), jnp.asarray(edges.overflow)
 
@@ -231,25 +231,15 @@ def _evaluator(program: Program, given: Given, forces: Callable[[Any, Array], Ar
     """Energies of the program, and its forces: by differentiation, or the fast ones if they are given."""
 
     def evaluate(params, x):
-        edges = _edges(program, given.pairs, x)
-        overflow = jnp.asarray(edges.overflow)
+        room = program.cutoff_A, program.capacity
         if forces is None:
-            per_bead, force = energy.bead_energies_and_forces(
-                program.bead_energies, params, x, given.system, edges
-            )
-            return Evaluation(per_bead, force, overflow)
-        columns = _columns(x, given.system)
+            return evaluation(program.bead_energies, params, x, given.system, given.pairs, *room)
+        edges, columns = edges_at(x, given.pairs, *room), _columns(x, given.system)
+        per_bead = program.bead_energies(params, x, given.system, edges)
         force = _rows(forces(given.chain, columns - columns[:, :, :1]))
-        return Evaluation(program.bead_energies(params, x, given.system, edges), force, overflow)
+        return Evaluation(per_bead, force, jnp.asarray(edges.overflow))
 
     return evaluate
-
-
-def _edges(program: Program, pairs: Candidates, x: Array) -> neighbors.Neighbors:
-    if program.cutoff_A > 0.0:
-        return neighbors.update(x, pairs, program.cutoff_A, program.capacity)
-    none = np.zeros(0, np.int32)
-    return neighbors.padded(none, none, 0)
 
 
 def _columns(rows: Array, system: System) -> Array:

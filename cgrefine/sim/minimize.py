@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cgrefine import energy
 from cgrefine.energy import BeadEnergies
-from cgrefine.sim.forces import capacity, evaluation, pairs_of
+from cgrefine.sim.forces import evaluation, pairs_of, room_for
 from cgrefine.sim.langevin import Graphs, packed_graphs
 from cgrefine.system import System
 
@@ -106,7 +106,7 @@ def minimized(
     is, and does not touch the others.
     """
     pairs = pairs_of(system, cutoff_A)
-    room = capacity(np.asarray(positions), pairs, cutoff_A, headroom=1.5)
+    room = room_for(np.asarray(positions), pairs, cutoff_A, headroom=1.5)
     arguments = (params, jnp.asarray(positions), system, pairs)
     found = _search(bead_energies, cutoff_A, room, fire, *arguments)
     while bool(found.overflow):

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cgrefine import checkpoint, neighbors, units
+from cgrefine import checkpoint, units
 from cgrefine.energy import BeadEnergies
 from cgrefine.neighbors import Candidates
 from cgrefine.sim.exchange import ladders_of
+from cgrefine.sim.forces import fitted, pairs_of, room_for
 from cgrefine.sim.kernels import (
     Failed,
     Fast,
@@ -35,9 +36,6 @@ from cgrefine.sim.langevin import Integrator, Langevin
 from cgrefine.sim.stability import Checks
 from cgrefine.status import Status
 from cgrefine.system import System
-
-CAPACITY_STEP = 256
-"""Edge buffers are multiples of this, so that similar runs share one compilation."""
 
 SHORT_STRIDE, SHORT_CHUNK = 10, 10
 """Steps of a frame and frames of a chunk of short runs."""
@@ -206,12 +204,11 @@ def rollout(
         raise ValueError(f"replica exchange needs the integrator Langevin, found {type(integrator).__name__}")
     sets, rung = ladders_of(np.asarray(kT), system, run.rungs)
     x = jnp.asarray(positions)
-    pairs = _pairs(system, run.cutoff_A)
-    edges = run.headroom * _edge_count(np.asarray(positions), pairs, run.cutoff_A)
-    capacity = _rounded(max(edges, run.min_edges), pairs)
+    pairs = pairs_of(system, run.cutoff_A)
+    room = room_for(np.asarray(positions), pairs, run.cutoff_A, run.headroom, run.min_edges)
     start_key, *keys = jax.random.split(key, 3)
     keys = jnp.stack(keys)
-    program = Program(bead_energies, None if fast is None else fast.forces, run.cutoff_A, capacity)
+    program = Program(bead_energies, None if fast is None else fast.forces, run.cutoff_A, room)
     lengths = Lengths(
         run.chunk_frames, run.rounds, run.stride // run.rounds // run.check_every, run.check_every
     )
@@ -234,8 +231,8 @@ def rollout(
             progress = start(program, given, start_key, x, rung)
     else:
         like = start.eval_shape(program, given, start_key, x, rung)
-        progress, done, capacity, regrown = _resumed(resume, like)
-        program = replace(program, capacity=capacity)
+        progress, done, room, regrown = _resumed(resume, like)
+        program = replace(program, capacity=room)
     while done < run.n_frames and (done == 0 or _any_alive(progress, packed)):
         after, frames = advance(program, lengths, given, keys, progress)
         if bool(frames.overflow):
@@ -247,7 +244,7 @@ def rollout(
 
 def _grown(program: Program, pairs: Candidates) -> Program:
     """With room for half as many edges again."""
-    return replace(program, capacity=_rounded(1.5 * program.capacity, pairs))
+    return replace(program, capacity=fitted(1.5 * program.capacity, pairs))
 
 
 def _resumed(resume: Mapping[str, np.ndarray], progress: Any) -> tuple[Progress, int, int, int]:
@@ -263,20 +260,6 @@ def _resumed(resume: Mapping[str, np.ndarray], progress: Any) -> tuple[Progress,
 
 def _any_alive(progress: Progress, system: System) -> bool:
     return bool(jnp.any((progress.status == Status.OK) & system.graph_mask))
-
-
-def _pairs(system: System, cutoff_A: float) -> Candidates:
-    none = np.zeros(0, np.int32)
-    return neighbors.candidates(system) if cutoff_A > 0.0 else Candidates(none, none)
-
-
-def _edge_count(positions: np.ndarray, pairs: Candidates, cutoff_A: float) -> int:
-    vectors = positions[pairs.receivers] - positions[pairs.senders]
-    return int(((vectors**2).sum(-1) < cutoff_A**2).sum())
-
-
-def _rounded(edges: float, pairs: Candidates) -> int:
-    return min(CAPACITY_STEP * max(1, math.ceil(edges / CAPACITY_STEP)), len(pairs.senders))
 
 
 def _to_host(

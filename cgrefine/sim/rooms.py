@@ -10,10 +10,8 @@ import numpy as np
 
 from cgrefine import neighbors
 from cgrefine.neighbors import Neighbors
+from cgrefine.sim.forces import rounded
 from cgrefine.system import Capacity, System, Topology, pack
-
-EDGE_STEP = 256
-"""Edges of a room are a multiple of this, so that similar ones are equal."""
 
 
 class Room(NamedTuple):
@@ -46,7 +44,7 @@ def room(pieces: Sequence[tuple[Topology, np.ndarray]], cutoff_A: float, beads: 
     frames = max(1, beads // min(lengths))
     per_bead = [np.mean([len(senders) for senders, _ in _edges(x, cutoff_A)]) / x.shape[1] for _, x in pieces]
     most = max(frames * min(lengths), *lengths)
-    return Room(most, frames, _rounded(most * float(min(per_bead))))
+    return Room(most, frames, rounded(most * float(min(per_bead))))
 
 
 def own_room(topology: Topology, frames: np.ndarray, cutoff_A: float, beads: int) -> Room:
@@ -73,7 +71,7 @@ def filled(
         raise ValueError(f"a room of {within.beads} beads, and a molecule of {n}")
     lists = _edges(frames, cutoff_A)
     counts = np.array([len(senders) for senders, _ in lists])
-    edges, tuples = max(within.edges, _rounded(float(counts.max()))), max(within.beads, 1)
+    edges, tuples = max(within.edges, rounded(float(counts.max()))), max(within.beads, 1)
     capacity = Capacity(within.beads, within.frames, tuples, tuples, tuples)
     for chosen, own in _batches(counts, min(within.frames, within.beads // n), edges):
         temperatures = None if temperature_K is None else [temperature_K] * len(chosen)
@@ -98,10 +96,6 @@ def _batches(counts: np.ndarray, frames: int, edges: int) -> Iterator[tuple[np.n
 
 def _edges(x: np.ndarray, cutoff_A: float) -> list[tuple[np.ndarray, np.ndarray]]:
     return [neighbors.frame_edges(frame, cutoff_A) if cutoff_A > 0.0 else _NO_EDGES for frame in x]
-
-
-def _rounded(edges: float) -> int:
-    return -(-int(np.ceil(edges)) // EDGE_STEP) * EDGE_STEP
 
 
 _NO_EDGES = (np.zeros(0, np.int32), np.zeros(0, np.int32))

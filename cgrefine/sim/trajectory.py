@@ -58,20 +58,13 @@ def write_pdb(path: Path, topology: Topology, positions: np.ndarray, remarks: Se
     temporary.rename(path)
 
 
-def read_frames(trajectory: Path, pdb: Path, last: int | None = None) -> np.ndarray:
-    """Frames of a trajectory file, all or the last so many, (f, n, 3) float32 Å. pdb: its topology."""
+def read_frames(trajectory: Path, pdb: Path) -> np.ndarray:
+    """All frames of a trajectory file, (f, n, 3) float32 Å, as they stand in it. pdb: its topology."""
     if trajectory.suffix == ".h5":
         with h5py.File(trajectory) as file:
-            coordinates = _dataset(file, "coordinates")
-            first = 0 if last is None else max(len(coordinates) - last, 0)
-            return np.asarray(coordinates[first:], np.float32) * np.float32(A_PER_NM)
+            return np.asarray(_dataset(file, "coordinates"), np.float32) * np.float32(A_PER_NM)
     with _quiet_stdout():
-        if last is None:
-            return mdtraj.load(str(trajectory), top=str(pdb)).xyz * np.float32(A_PER_NM)
-        with _opened(trajectory, "r") as file:
-            file.seek(max(len(file) - last, 0))
-            frames = file.read()[0]
-    return frames * np.float32(A_PER_NM) if trajectory.suffix == ".xtc" else frames
+        return mdtraj.load(str(trajectory), top=str(pdb)).xyz * np.float32(A_PER_NM)
 
 
 @contextmanager

@@ -322,7 +322,7 @@ def energies(x, context, model, params, topology) -> dict:
     system = pack([topology])
     with jax.enable_x64(True):
         edges = neighbors.exact(system, squeezed, model.cutoff_A)
-        mine = energy.by_term(model, params, squeezed, system, edges)
+        mine = jax.tree.map(np.asarray, energy.by_term(model, params, squeezed, system, edges))
     found = {}
     for group, name in enumerate(("bond", "angle", "dihedral", "repulsion")):
         state = context.getState(getEnergy=True, groups={group})

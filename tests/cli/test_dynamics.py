@@ -85,6 +85,9 @@ def test_each_integrator_by_name(name, kind):
     assert type(mover) is kind and mover.dt == pytest.approx(units.from_fs(4.0))
     if isinstance(mover, NoseHoover):
         assert mover.relaxation == pytest.approx(units.from_fs(500.0)) and mover.length == 3
+    if isinstance(mover, Langevin | Brownian):
+        # 2 / ps: momenta lose two e-foldings in 1000 fs
+        assert mover.friction * units.from_fs(1000.0) == pytest.approx(2.0)
     assert "300 K, time step 4 fs" in description(cfg)
 
 

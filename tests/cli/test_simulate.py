@@ -26,7 +26,7 @@ from cgrefine.errors import InputError
 from cgrefine.fm import forcefield
 from cgrefine.fm.forcefield import ForceField
 from cgrefine.residues import PRO
-from cgrefine.sim.trajectory import read_frames
+from cgrefine.sim.trajectory import TrajectoryWriter, read_frames
 from cgrefine.system import topology_from_species
 from tests.chains import ideal_helix
 from tests.fm.prior_toy import BOND, TRUE
@@ -59,11 +59,11 @@ class Springs(ForceField):
 FORCE_FIELD = Springs({"network": None}, {"bond": {"k": np.array([100.0, 0.0], np.float32)}})
 
 
-def _prepare(folder):
+def _prepare(folder, at=0.0):
     entries = []
     for name, species in (("held", 0), ("loose", PRO)):
         x = np.repeat(ideal_helix(N)[None], FRAMES, axis=0)
-        arrays = {key: x for key in ("positions", "forces")}
+        arrays = {"positions": x + at, "forces": x}
         arrays |= {"temperature_K": np.repeat([320.0, 400.0], FRAMES // 2), "frame": np.arange(FRAMES)}
         arrays |= {"replica": np.zeros(FRAMES), "validation": np.zeros(FRAMES, bool)}
         entries.append(write_domain(folder, name, topology_from_species([species] * N), arrays, {}))
@@ -159,6 +159,45 @@ def test_audit_counts_and_states(root):
     assert [(r["domain"], r["status"]) for r in nve["replicas"]] == [("held", "OK"), ("held", "OK")]
     assert abs(found["nve_drift_kcal_mol_ns"]["value"]) < 50.0
     assert "3 of 5 replicas stable" in (root / "audit" / "report.html").read_text()
+
+
+def audited_at(folder, root, at):
+    """audit.json of a run whose reference and trajectories were moved by `at`."""
+    checks = ["conservation", "holes", "mirror", "unusual"]
+    quick = {"nve_duration_ps": 0.2, "nve_replicas": 2, "hole_frames": 2, "checks": checks}
+    config = parse({"sim": SIM, "audit": quick}, "test")
+    shutil.copytree(root / "simulate", folder / "simulate")
+    forcefield.save(folder / "train" / "forcefield", FORCE_FIELD)
+    with stage_folder(folder, "prepare", config, "0", {}) as stage:
+        _prepare(stage.path, at)
+    for o in read_outcomes(folder / "simulate" / "replicas.csv"):
+        path = folder / "simulate" / o.trajectory
+        x = read_frames(path, folder / "simulate" / "topology" / f"{o.domain}.pdb") + at
+        with TrajectoryWriter([path]) as writer:
+            writer.write(0, x, np.arange(float(len(x))))
+    with pytest.MonkeyPatch.context() as patch, stage_folder(folder, "audit", config, "0", {}) as stage:
+        patch.setattr(forcefield, "load", lambda _: FORCE_FIELD)
+        audit.build(stage, config, folder, Console(quiet=True))
+    return json.loads((folder / "audit" / "audit.json").read_text())
+
+
+def test_an_audit_far_from_the_origin_says_the_same(root, tmp_path):
+    """Thousands of Å away, where float32 rounds to 2.4e-4 Å. The springs of no strength break at any length:
+    where on its path such a hole begins is a matter of rounding, to one step of 0.1 Å."""
+    moved = {"here": np.zeros(3), "far": np.array([7000.0, -5200.0, 3100.0])}
+    here, far = (audited_at(tmp_path / name, root, at) for name, at in moved.items())
+    for same in ("verdict", "passed", "decision", "survival", "replicas", "unusual"):
+        assert here[same] == far[same]
+    for name, check in here["checks"].items():
+        assert (check["passed"], check["warning"]) == (
+            far["checks"][name]["passed"],
+            far["checks"][name]["warning"],
+        )
+    drift, other = (told["constant_energy"]["drift_kcal_mol_ns"] for told in (here, far))
+    assert other["value"] == pytest.approx(drift["value"], abs=0.05 * drift["stderr"])
+    holes, others = (told["holes"]["found"] for told in (here, far))
+    assert [hole["place"] for hole in holes] == [hole["place"] for hole in others] and len(holes) == N - 1
+    np.testing.assert_allclose([h["at_A"] for h in holes], [h["at_A"] for h in others], atol=0.101)
 
 
 def test_outcomes_round_trip_and_damage(tmp_path):

@@ -12,10 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cgrefine.config.running import Criteria
 from cgrefine.sim.brownian import Brownian
+from cgrefine.sim.kernels import Fast
 from cgrefine.sim.langevin import Langevin
 from cgrefine.sim.nose_hoover import NoseHoover
 from cgrefine.sim.nve import VelocityVerlet
+from cgrefine.sim.rollout import Settings, rollout
+from cgrefine.sim.stability import checks
 from tests import analytic
 from tests.dynamics import KEY, averages, deviations, evaluate_with, run
 
@@ -78,6 +82,44 @@ def test_free_particles_have_their_temperature_velocity_decay_and_diffusion():
 @pytest.mark.parametrize("planted", PLANTED, ids=EXACT)
 def test_a_factor_of_two_is_found_in_free_particles(planted):
     assert np.abs(free_particles(planted)).max() > 5.0
+
+
+def no_forces(chain, x):
+    return jnp.zeros_like(x)
+
+
+def free_particles_of_the_engine(planted, fast):
+    """The same three deviations of a rollout, between its two frames. fast: by the steps of fast forces."""
+    friction, steps, n = 0.3, 40, 3 * N
+    system, truth = analytic.free_beads(n), np.tile(np.asarray(MASS), 3)
+    system = system._replace(mass=planted["mass"] * truth)
+    limits = checks(system, np.zeros(0), Criteria(size_limits=False, max_kinetic_kT=1e3))
+    settings = Settings(2, steps, 1, 0.0, check_every=20 if fast else 1)
+    chunks = rollout(
+        analytic.harmonic, {"k": 0.0}, system, np.zeros((n, 3)), np.full(n, KT * planted["kT"]), KEY,
+        Langevin(DT, planted["friction"] * friction), settings, limits, Fast(no_forces, ()) if fast else None,
+    )  # fmt: skip
+    first, last = (chunk.snapshot.progress for chunk in chunks)
+    assert not last.status.any()
+    scale = np.sqrt(truth * KT)[:, None]
+    p0, p1 = (np.asarray(s.state.momenta) / scale for s in (first, last))
+    moved = np.asarray(last.state.positions) - np.asarray(first.state.positions)
+    t = steps * DT
+    spread = 2.0 * KT / (truth[:, None] * friction) * (t - (1.0 - math.exp(-friction * t)) / friction)
+    return np.array(
+        [
+            deviations((p1**2).ravel(), 1.0),
+            deviations((p0 * p1).ravel(), math.exp(-friction * t)),
+            deviations((moved**2 / spread).ravel(), 1.0),
+        ]
+    )
+
+
+@pytest.mark.parametrize("fast", [False, True], ids=["edges", "fast"])
+def test_the_engine_hands_on_mass_friction_and_kT(fast):
+    assert np.abs(free_particles_of_the_engine(EXACT, fast)).max() < 3.0
+    for planted in PLANTED:
+        assert np.abs(free_particles_of_the_engine(planted, fast)).max() > 5.0
 
 
 def diffusion(planted):

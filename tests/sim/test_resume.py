@@ -8,7 +8,7 @@ import pytest
 
 from cgrefine import checkpoint
 from cgrefine.energy import BondedTerm, SumOfTerms
-from cgrefine.sim import rollout as module
+from cgrefine.sim import forces
 from cgrefine.sim.nve import VelocityVerlet
 from cgrefine.sim.rollout import Chunk, Settings
 from cgrefine.status import Status
@@ -52,7 +52,7 @@ def test_goes_on_bit_for_bit_from_every_chunk(tmp_path, mover):
 
 def test_a_grown_list_is_part_of_the_state(monkeypatch, tmp_path):
     """A list that grew in the first chunk: the size of the buffer decides about rounding."""
-    monkeypatch.setattr(module, "CAPACITY_STEP", 1)
+    monkeypatch.setattr(forces, "CAPACITY_STEP", 1)
     run = Settings(6, 5, 2, 8.65, headroom=1.0)
     whole = go(starts(), run=run)
     assert whole[0].regrown > 0
@@ -109,3 +109,40 @@ def test_the_failed_state_is_the_first_one():
         np.testing.assert_array_equal(failed.momenta, short[0].snapshot.progress.failed.momenta)
     assert np.any(failed.momenta[MIDDLE]) and not np.any(failed.momenta[OTHERS])
     assert np.isfinite(joined(long, "potential")).all()
+
+
+FAULTS = {
+    "overlap": ("positions", lambda x, rng: x[rng.permutation(N)[:1]] + 1e-3),
+    "thrown": ("positions", lambda x, rng: x[:1] + 10.0 ** rng.uniform(1, 30)),
+    "momentum": ("momenta", lambda p, rng: p[:1] + rng.choice([np.nan, np.inf, 1e30, 1e4])),
+    "force": ("at/forces", lambda f, rng: f[:1] + rng.choice([np.nan, -np.inf, 1e25, 1e6])),
+}
+"""Part of the state, and what comes to stand in one row of it."""
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_fault_at_a_random_moment_ends_one_replica_and_touches_no_other(kind):
+    """Put into a random bead of a random replica between two chunks: it fails in the next, and is frozen; the
+    others are those of the undisturbed run bit for bit."""
+    rng, whole = np.random.default_rng(list(FAULTS).index(kind)), go(starts())
+    name, fault = FAULTS[kind]
+    for _ in range(6):
+        done, victim, bead = int(rng.integers(1, 3)), int(rng.integers(3)), int(rng.integers(N))
+        named = dict(checkpoint.named_leaves(whole[done - 1].snapshot))
+        part = named[f"progress/state/{name}"] = named[f"progress/state/{name}"].copy()
+        mine = part[victim * N : (victim + 1) * N]
+        others = np.delete(mine, bead, axis=0)
+        mine[bead] = fault(others, rng)[0]
+        broken = go(starts(), resume=named)
+        assert len(broken) == len(whole) - done
+        first = done * RUN.chunk_frames * RUN.stride
+        for g, (status, step) in enumerate(zip(broken[-1].status, broken[-1].fail_step, strict=True)):
+            assert (status != Status.OK) == (g == victim)
+            assert step == -1 if g != victim else first < step <= first + RUN.stride
+        rows = np.delete(np.arange(3 * N), np.s_[victim * N : (victim + 1) * N])
+        for chunk, undisturbed in zip(broken, whole[done:], strict=True):
+            np.testing.assert_array_equal(chunk.positions[:, rows], undisturbed.positions[:, rows])
+            for values in ("potential", "kinetic", "temperature_K", "alive"):
+                a, b = (np.delete(getattr(c, values), victim, axis=1) for c in (chunk, undisturbed))
+                np.testing.assert_array_equal(a, b)
+            assert not chunk.alive[:, victim].any()

@@ -11,7 +11,7 @@ import pytest
 from cgrefine import units
 from cgrefine.config.running import Criteria
 from cgrefine.energy import BondedTerm, PairTerm, SumOfTerms
-from cgrefine.sim import rollout as module
+from cgrefine.sim import forces
 from cgrefine.sim.kernels import advance
 from cgrefine.sim.langevin import Integrator, Langevin
 from cgrefine.sim.nve import VelocityVerlet
@@ -130,7 +130,7 @@ def test_nan_during_the_run_stops_one_replica_at_its_last_good_state():
 def test_an_overfull_list_is_run_again_with_room(monkeypatch, healthy):
     """Room for the edges of the start alone, and beads i, i+5 (8.656 Å) about to come within the cutoff:
     grown and counted; the trajectory is that of a list that was never too small."""
-    monkeypatch.setattr(module, "CAPACITY_STEP", 1)
+    monkeypatch.setattr(forces, "CAPACITY_STEP", 1)
     small = go(starts(), run=Settings(6, 5, 2, 8.65, headroom=1.0))
     assert small[-1].regrown > 0 and healthy[-1].regrown == 0
     np.testing.assert_allclose(joined(small, "positions"), joined(healthy, "positions"), atol=1e-6)
@@ -138,7 +138,7 @@ def test_an_overfull_list_is_run_again_with_room(monkeypatch, healthy):
 
 def test_a_start_that_does_not_fit_is_evaluated_again(monkeypatch, healthy):
     """The very first forces are not those of a cut list."""
-    monkeypatch.setattr(module, "CAPACITY_STEP", 1)
+    monkeypatch.setattr(forces, "CAPACITY_STEP", 1)
     small = go(starts(), run=Settings(6, 5, 2, 8.0, headroom=0.9))
     assert small[-1].regrown > 0
     np.testing.assert_allclose(joined(small, "positions"), joined(healthy, "positions"), atol=1e-6)

@@ -27,14 +27,16 @@ SHORT = Settings(n_frames=6, stride=6, chunk_frames=2, cutoff_A=8.0, rungs=3, ro
 LADDER = np.array([0.5, 0.6, 0.72])
 
 
-def wells(run=RUN, kT=KT, seed=11):
-    """(⟨x⟩, ⟨K⟩/kT) of each ladder and rung: (LADDERS, 3) each, over the later half of runs of one particle
-    a replica in tilted double wells, all of which start on the wrong side; and the chunks."""
+def wells(run=RUN, planted=1.0, seed=11):
+    """(⟨x⟩, ⟨K⟩/KT) of each ladder and rung: (LADDERS, 3) each, over the later half of runs of one particle
+    a replica in tilted double wells, all of which start on the wrong side; and the chunks.
+
+    planted: factor of all kT."""
     n = 3 * LADDERS
     system = analytic.free_beads(n)
     system = system._replace(mass=np.full_like(system.mass, 5.0))
     limits = checks(system, np.zeros(0), Criteria(size_limits=False))
-    every = np.tile(kT, LADDERS)
+    every = np.tile(planted * KT, LADDERS)
     chunks = list(
         rollout(
             analytic.asymmetric, {"a": A, "b": B}, system, -np.ones((n, 3)), every, jax.random.key(seed),
@@ -52,7 +54,7 @@ def wells(run=RUN, kT=KT, seed=11):
     )
     order = rung.reshape(len(x), LADDERS, 3).argsort(-1)
     x, kinetic = (np.take_along_axis(v.reshape(order.shape), order, -1).mean(0) for v in (x, kinetic))
-    return x, kinetic / (1.5 * kT), chunks
+    return x, kinetic / (1.5 * KT), chunks
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +101,14 @@ def test_a_wrong_rule_is_found(monkeypatch):
             x, kinetic, _ = wells()
         assert max(off(x, EXPECTED), off(kinetic, np.ones(3))) > 6.0
     forget()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_factor_of_two_of_kT_is_found(factor):
+    """By both averages, each on its own."""
+    x, kinetic, _ = wells(planted=factor)
+    assert off(x, EXPECTED) > 6.0 and off(kinetic, np.ones(3)) > 6.0
 
 
 def rungs(chunks):
