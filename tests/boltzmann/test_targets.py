@@ -1,5 +1,6 @@
 """Losses of means against distances written out, their slopes, floors, and targets that cannot be."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -135,9 +136,10 @@ def test_the_target_of_frames_is_their_prediction_bit_for_bit():
     size = np.where(np.arange(64) % 2, RNG.uniform(0.0, 12.0, 64), np.arange(64) * 0.25)
     frames = size[:, None, None] * np.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
     found = target(RG, estimate(RG, [frames[:32], frames[32:]]), "mse")
-    predicted = weighted_mean(np.asarray(RG.of_frames(frames)), np.full(64, 1 / 64))
+    predicted = weighted_mean(np.asarray(RG.of_frames(jnp.asarray(frames))), np.full(64, 1 / 64))
     assert np.array_equal(found.mean, predicted) and found.value(predicted) == 0.0
-    shifted = weighted_mean(np.asarray(RG.of_frames(frames + 0.25 * np.sign(frames))), np.full(64, 1 / 64))
+    half_a_bin_on = frames + 0.25 * np.sign(frames)
+    shifted = weighted_mean(np.asarray(RG.of_frames(jnp.asarray(half_a_bin_on))), np.full(64, 1 / 64))
     assert found.value(shifted) > 0.0
 
 
