@@ -2,9 +2,9 @@
 
     python scripts/bench/boltzmann_gradient.py [--frames 2560] [--bins 500] [--beads 21] [--rounds 3]
 
-A SchNet of 122 thousand parameters (--hidden 96) on random chains; the observable is the histogram of all pair
-distances, the loss its squared distance from another histogram. Three ways to the derivative of that loss,
--β N/(N - 1) Σ_k L'_k Cov(g_k, ∂U/∂θ) over all frames, in float32:
+A SchNet of 122 thousand parameters (--hidden 96) on random chains; the observable is the histogram of all
+pair distances, the loss its squared distance from another histogram. Three ways to the derivative of that
+loss, -β N/(N - 1) Σ_k L'_k Cov(g_k, ∂U/∂θ) over all frames, in float32:
   one_pass   cgrefine.boltzmann: coefficients on the host, then one reverse pass a chunk of frames;
   product    ∂U/∂θ of each of 40 frames, and of that the covariance with every bin as a matrix (bins ×
              parameters) by a product of matrices, which the slope of the loss is then applied to;
