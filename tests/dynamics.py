@@ -74,6 +74,30 @@ def averages(
     return jax.tree.map(np.asarray, whole(x0))
 
 
+def frames(
+    integrator: Integrator, evaluate, params, x0, mass, kT, relax: int, count: int, every: int,
+    keep: Callable[[jax.Array], Any] = lambda x: x, beads: int = 1, key=KEY,
+):  # fmt: skip
+    """What `keep` makes of the positions (n, 3) of `count` frames, `every` steps apart, after `relax` steps.
+
+    Traceable, and the same noise for all params under vmap: the difference of two of them is that of their
+    energies.
+    """
+    pair = integrator.pair(evaluate, mass[:, None], kT[:, None], graphs_of(len(x0), beads))
+    first, rest = jax.random.split(key)
+
+    def step(i, state):
+        return pair.step(jax.random.fold_in(rest, i), state, params)
+
+    def frame(state, j):
+        begin = relax + j * every
+        state = jax.lax.fori_loop(begin, begin + every, step, state)
+        return state, keep(state.positions)
+
+    state = jax.lax.fori_loop(0, relax, step, pair.init(first, x0, params))
+    return jax.lax.scan(frame, state, jnp.arange(count))[1]
+
+
 def graphs_of(n: int, beads: int):
     """Graphs of `beads` consecutive beads each, of n in all."""
     return packed_graphs(jnp.arange(n) // beads, n // beads)

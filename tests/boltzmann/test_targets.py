@@ -1,12 +1,14 @@
 """Losses of means against distances written out, their slopes, floors, and targets that cannot be."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cgrefine.boltzmann.gradient import weighted_mean
 from cgrefine.boltzmann.targets import Target, target
 from cgrefine.observables import compare
 from cgrefine.observables.histogram import bins
-from cgrefine.observables.statistics import estimate_of_means
+from cgrefine.observables.statistics import estimate, estimate_of_means
 from cgrefine.observables.structure import Observable, radius_of_gyration, scalar_histogram
 
 RNG = np.random.default_rng(0)
@@ -124,6 +126,21 @@ def test_the_floor_is_the_loss_of_the_reference_against_itself(kind):
     ]
     assert np.mean(losses) == pytest.approx(1.0)
     np.testing.assert_allclose(found.variance, groups.var(0, ddof=1) / 6)
+
+
+def test_the_target_of_frames_is_their_prediction_bit_for_bit():
+    """Of 64 frames, whose shares are exact: the same bins, overflow and edges, and no loss at all.
+
+    Half of them have a size on an edge of a bin, up to and beyond the last; half a bin more is seen.
+    """
+    size = np.where(np.arange(64) % 2, RNG.uniform(0.0, 12.0, 64), np.arange(64) * 0.25)
+    frames = size[:, None, None] * np.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
+    found = target(RG, estimate(RG, [frames[:32], frames[32:]]), "mse")
+    predicted = weighted_mean(np.asarray(RG.of_frames(jnp.asarray(frames))), np.full(64, 1 / 64))
+    assert np.array_equal(found.mean, predicted) and found.value(predicted) == 0.0
+    half_a_bin_on = frames + 0.25 * np.sign(frames)
+    shifted = weighted_mean(np.asarray(RG.of_frames(jnp.asarray(half_a_bin_on))), np.full(64, 1 / 64))
+    assert found.value(shifted) > 0.0
 
 
 BEYOND = np.eye(1, RG.shape[0], RG.shape[0] - 1)
