@@ -77,6 +77,8 @@ def with_multiplier(balance: Balance, growth: float, tolerance: float, rate: flo
 
 
 def _running(before: np.ndarray, now: float) -> np.ndarray:
+    if now == 0.0:
+        return before
     return np.asarray(now if before == 0.0 else SMOOTHING * float(before) + (1.0 - SMOOTHING) * now)
 
 

@@ -7,7 +7,7 @@ reverse pass, joins it with that of a minibatch of forces, and is scaled down to
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -31,6 +31,7 @@ VERIFIED = 1.5
 """Times the allowed spread, beyond which a step that was scaled down is halved once more."""
 
 
+@runtime_checkable
 class Matched(Protocol):
     """A minibatch of forces. loss: (kcal/mol/Å)²; growth: relative to the start, on the same frames."""
 
@@ -44,6 +45,7 @@ class Matched(Protocol):
     def gradient(self) -> Params: ...
 
 
+@runtime_checkable
 class Matching(Protocol):
     """Force matching, as it is handed to the loop."""
 
@@ -79,7 +81,7 @@ class Fit(NamedTuple):
 class Update(NamedTuple):
     """One update. losses: by molecule and target; signal: cosine between the gradients of half the replicas;
 
-    own, forces: norms of both gradients; agreement: their cosine; force_loss, growth: see Matched; kish,
+    own, forces: norms of both gradients, own being 0 where noise was left out; agreement: their cosine; force_loss, growth: see Matched; kish,
     entropy: the smallest of all molecules, over their frames; spread: the largest, since the window; step: by
     which the update was scaled; n_eff: the smallest; told: molecules whose covariance could be told.
     """
@@ -197,7 +199,9 @@ class Learner:
         halves = [
             self._gradient([e for one in found.values() for e in one.halves[h]], fit.params) for h in (0, 1)
         ]
-        own = jax.tree.map(np.add, *halves)
+        own, signal = jax.tree.map(np.add, *halves), cosine(*halves)
+        if cfg.min_signal is not None and signal < cfg.min_signal:
+            own = jax.tree.map(np.zeros_like, own)
         matched = self.matching.step(fit.params, int(fit.updates))
         forces = self.free(matched.gradient)
         direction, balance = combined(cfg.forces.combine, own, forces, fit.balance, cfg.forces.weight)
@@ -207,7 +211,7 @@ class Learner:
         params, after, step = self._within(fit.params, moves, frames, worths, now)
         update = Update(
             losses={self.molecules[m].name: one.losses for m, one in found.items()},
-            signal=cosine(*halves),
+            signal=signal,
             own=norm(own),
             forces=norm(forces),
             agreement=cosine(own, forces),

@@ -17,7 +17,7 @@ from cgrefine.boltzmann.refine import Phase, State
 from cgrefine.cli import refine_state
 from cgrefine.cli.console import Console
 from cgrefine.cli.refine_judge import judge
-from cgrefine.cli.refine_log import board, entry_of, sentence, write_csv
+from cgrefine.cli.refine_log import board, course, entry_of, sentence, write_csv
 from cgrefine.cli.refine_report import write_report
 from cgrefine.cli.refine_setup import Setup, setup
 from cgrefine.cli.signals import asked_to_end
@@ -47,7 +47,9 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
             forcefield.save(stage.path / folder / "forcefield", fields[name])
     found = judge(stage, config, made, fields, console)
     write_csv(stage.path / "log.csv", log)
-    write_json(stage.path / "final_metrics.json", found.content)
+    simulator = made.refinement.simulator
+    told = course(log, len(made.refinement.starts), simulator.steps)
+    write_json(stage.path / "final_metrics.json", {**found.content, "course": told})
     write_report(stage, made, log, found)
 
 

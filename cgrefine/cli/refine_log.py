@@ -74,6 +74,36 @@ def losses_of(entry: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in by_name.items()}
 
 
+def course(log: Sequence[Mapping[str, Any]], beads: int, steps: int) -> dict[str, Any]:
+    """What was done, in numbers. beads: of all replicas; steps: of a window.
+
+    phases: in order, each with its number of windows, the failed fraction of its first and last window, and
+    what had failed since exploring began at its end; md_bead_steps: forces of beads that were computed for
+    dynamics; evaluations for learning are not counted.
+    """
+    phases: list[dict[str, Any]] = []
+    for entry in log:
+        same = phases and (phases[-1]["phase"], phases[-1]["cycle"]) == (entry["phase"], entry["cycle"])
+        if not same:
+            phases.append(
+                {
+                    "phase": entry["phase"],
+                    "cycle": entry["cycle"],
+                    "windows": 0,
+                    "first_failed": entry["failed"],
+                }
+            )
+        phases[-1] |= {"last_failed": entry["failed"], "failed_since": entry["failed_since"]}
+        phases[-1]["windows"] += 1
+    return {
+        "phases": phases,
+        "windows": len(log),
+        "updates": sum(len(entry["updates"]) for entry in log),
+        "taken_back": sum(bool(entry["rejected"]) for entry in log),
+        "md_bead_steps": len(log) * beads * steps,
+    }
+
+
 def sentence(info: Info) -> str:
     """What happened in a window, in words."""
     if info.phase == Phase.EXPLORE:

@@ -27,6 +27,7 @@ MODES: dict[str, dict[str, Any]] = {
         "leave_failed": 0.0,
         "updates_per_window": 1,
         "max_spread": None,
+        "min_signal": None,
         "reject_sigmas": None,
         "optimizer": "sgd",
         "learning_rate": 1.0e-3,
@@ -46,6 +47,7 @@ MODES: dict[str, dict[str, Any]] = {
         "leave_failed": None,
         "updates_per_window": 10,
         "max_spread": None,
+        "min_signal": None,
         "reject_sigmas": None,
         "forces": {"combine": "none"},
     },
@@ -139,7 +141,8 @@ class Refine(Section):
     Frames: saved every save_every_ps, the first burn_in_fraction left out, and those within guard_ps before a
     failure; the failed states themselves count as negative_weight frames each. keep_windows: pooled by their
     mixture. min_kish: of N frames, below which weights are not used any more; max_spread: of the change of
-    U/kT in an update, which is scaled down to it (None: never). reject_sigmas: an epoch after which more
+    U/kT in an update, which is scaled down to it (None: never); min_signal: cosine between the gradients of
+    half the replicas each, below which an update goes by forces alone (None: never). reject_sigmas: an epoch after which more
     replicas fail, by so many standard errors, is taken back and the rate halved (None: never).
     Losses: relative_entropy (weight, reference_frames of it a window), targets, strain_weight (bonds, second
     neighbours and overlaps beyond the thresholds of `warn`, at most as in the reference), anchor (weight of
@@ -168,7 +171,7 @@ class Refine(Section):
     relative_entropy: NotNegative = 1.0
     reference_frames: Annotated[int, Field(ge=2)] = 256
     targets: list[RefineTarget] = [RefineTarget(observable="P(r)"), RefineTarget(observable="angle")]
-    strain_weight: NotNegative = 1.0
+    strain_weight: NotNegative = 30.0
     warn: Unusual = Unusual()
     anchor: NotNegative = 0.0
     product: Literal["whole", "split", "minibatch"] = "split"
@@ -177,6 +180,7 @@ class Refine(Section):
     negative_weight: NotNegative = 1.0
     min_kish: Fraction = 0.7
     max_spread: Positive | None = 0.5
+    min_signal: Annotated[float, Field(ge=-1, le=1)] | None = 0.2
     reject_sigmas: Positive | None = 2.0
     optimizer: Literal["adam", "sgd", "momentum"] = "adam"
     learning_rate: Positive = 2.0e-3
