@@ -79,11 +79,12 @@ class Fit(NamedTuple):
 
 
 class Update(NamedTuple):
-    """One update. losses: by molecule and target; signal: cosine between the gradients of half the replicas;
+    """One update. losses: by molecule and target; signal: cosine between the gradients of half the replicas.
 
-    own, forces: norms of both gradients, own being 0 where noise was left out; agreement: their cosine; force_loss, growth: see Matched; kish,
-    entropy: the smallest of all molecules, over their frames; spread: the largest, since the window; step: by
-    which the update was scaled; n_eff: the smallest; told: molecules whose covariance could be told.
+    own, forces: norms of both gradients, own being 0 where noise was left out; agreement: their cosine;
+    force_loss, growth: see Matched; kish, entropy: the smallest of all molecules, over their frames; spread:
+    the largest, since the window; step: by which the update was scaled; n_eff: the smallest; told: molecules
+    whose covariance could be told.
     """
 
     losses: dict[str, dict[str, float]]

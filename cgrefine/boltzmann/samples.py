@@ -114,7 +114,8 @@ def worth(frames: Pooled, reduced: np.ndarray) -> Worth:
     if len(frames.counts) == 1:
         p = boltzmann_weights(change)
     else:
-        p = mixture_weights(frames.reduced, reduced, np.maximum(frames.counts, 1e-300))
+        some = frames.counts > 0
+        p = mixture_weights(frames.reduced[some], reduced, frames.counts[some])
     shared = p * frames.sample.share
     spread = reduced_spread(change, np.full(n, 1.0 / n))
     return Worth(shared / shared.sum(), kish_size(p) / n, entropy_size(p) / n, spread)

@@ -142,8 +142,9 @@ class Refine(Section):
     failure; the failed states themselves count as negative_weight frames each. keep_windows: pooled by their
     mixture. min_kish: of N frames, below which weights are not used any more; max_spread: of the change of
     U/kT in an update, which is scaled down to it (None: never); min_signal: cosine between the gradients of
-    half the replicas each, below which an update goes by forces alone (None: never). reject_sigmas: an epoch after which more
-    replicas fail, by so many standard errors, is taken back and the rate halved (None: never).
+    half the replicas each, below which an update goes by forces alone (None: never). reject_sigmas: an epoch
+    after which more replicas fail, by so many standard errors, is taken back and the rate halved (None:
+    never).
     Losses: relative_entropy (weight, reference_frames of it a window), targets, strain_weight (bonds, second
     neighbours and overlaps beyond the thresholds of `warn`, at most as in the reference), anchor (weight of
     the divergence from the start on reference frames). product: whole; split: residual and covariance from
@@ -171,7 +172,7 @@ class Refine(Section):
     relative_entropy: NotNegative = 1.0
     reference_frames: Annotated[int, Field(ge=2)] = 256
     targets: list[RefineTarget] = [RefineTarget(observable="P(r)"), RefineTarget(observable="angle")]
-    strain_weight: NotNegative = 30.0
+    strain_weight: NotNegative = 300.0
     warn: Unusual = Unusual()
     anchor: NotNegative = 0.0
     product: Literal["whole", "split", "minibatch"] = "split"

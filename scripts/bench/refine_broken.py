@@ -1,12 +1,12 @@
 """What refinement makes of a model that fails: configs/refine_broken.yaml with several seeds; prints JSON.
 
-    python scripts/bench/refine_broken.py --out DIR [--seeds 0 1 2] [--modes refine stable] [--set KEY=VALUE ...]
+    python scripts/bench/refine_broken.py --out DIR [--seeds 0 1 2] [--modes refine stable] [--set KEY=VALUE]
 
-For each seed the priors are fitted once and a network is trained; each mode refines it in a folder of its own,
-DIR/MODE-SEED. A folder that is complete is not computed again. Of each: the failed fraction while exploring before
-each learn phase and after the last one, median survival and stable replicas of start, refined model and control
-from held-out starts, growth of the force error on all validation frames with its 95 % interval, observables
-(distance over noise floor; those held out apart), windows, updates, force evaluations of beads, and wall time.
+The priors are fitted once, a network is trained for each seed, and each mode refines it in a folder of its
+own, DIR/MODE-SEED. A folder that is complete is not computed again. Of each: the failed fraction in the
+phases of exploring and learning, median survival and stable replicas of start, refined model and control from
+held-out starts, growth of the force error on all validation frames with its 95 % interval, observables
+(distance over noise floor; those held out apart), windows, updates, forces of beads for dynamics, wall time.
 """
 
 import argparse
@@ -33,6 +33,10 @@ def read(path: Path):
 def run(out: Path, mode: str, seed: int, overrides: list[str]) -> Path:
     """The refinement of one seed in one mode: its folder. What stages have in common is copied."""
     common = out / f"trained-{seed}"
+    for stage in ("prepare", "priors"):  # no seed of training is in them
+        first = next(out.glob(f"trained-*/{stage}"), None)
+        if first is not None and not (common / stage).is_dir():
+            shutil.copytree(first, common / stage)
     given = [*overrides, f"train.seed={seed}", f"refine.seed={seed}"]
     words = [word for one in given for word in ("--set", one)]
     for stage in ("prepare", "priors", "train"):

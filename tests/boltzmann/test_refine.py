@@ -1,11 +1,11 @@
-"""The loop on one spring whose ensemble is known: a hole in it is closed, and what is right stays as it is."""
+"""The loop on one spring whose ensemble is known: a hole in it is closed, and what is right stays."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgrefine import units
+from cgrefine import checkpoint, units
 from cgrefine.boltzmann.estimate import Objective
 from cgrefine.boltzmann.learning import Learner
 from cgrefine.boltzmann.penalty import strain
@@ -32,6 +32,8 @@ KT = units.thermal_energy(T_K)
 CENTRES = np.arange(3.0, 5.2, 0.1)
 WIDTH = 0.12
 REPLICAS = 64
+NOISE = 80.0
+"""Of the labels: what no model gets below, (kcal/mol/Å)²."""
 TOPOLOGY = topology_from_species([0, 1])
 GRID = Bins(2.9, 4.7, 24)
 LIMITS = Criteria(bond_deviation_A=0.9)
@@ -77,12 +79,12 @@ class Exact:
 
     def step(self, params, number):
         loss, gradient = jax.value_and_grad(self.loss)(params)
-        growth = float((loss - self.start) / (1.0 + self.start))
+        growth = float((loss - self.start) / (NOISE + self.start))
         found = jax.tree.map(np.asarray, gradient)
         return type("Matched", (), {"loss": float(loss), "growth": growth, "gradient": found})
 
     def held_out(self, params):
-        return 1.0 + float(self.loss(params))
+        return NOISE + float(self.loss(params))
 
 
 def reference(count, seed):
@@ -103,7 +105,7 @@ def refinement(model, params, **given):
         "replicas": REPLICAS,
         "window_ps": 2.0,
         "save_every_ps": 0.1,
-        "targets": [],
+        "targets": [{"observable": "r"}] if targets else [],
         "strain_weight": 0.0,
         "warn": {"bond_deviation_A": 0.6},
     }
@@ -159,40 +161,59 @@ def run_to_end(loop, most=100):
 
 
 def lived(loop, params, windows=6):
-    """Failures, replica-windows lived, and distances of good frames, from windows begun at the same starts."""
+    """Failures, and distances of good frames of each replica, in windows begun at the same starts."""
     failures, distances = 0, []
     for k in range(windows):
         window = loop.simulator.window(params, loop.starts, jax.random.fold_in(jax.random.key(77), k))
         failures += int(np.sum(window.status != Status.OK))
         r = np.linalg.norm(window.positions[:, 1::2] - window.positions[:, ::2], axis=-1)
-        distances.append(r[window.alive])
+        distances.append(np.where(window.alive, r, np.nan))
     return failures, np.concatenate(distances)
 
 
-@pytest.mark.parametrize(
-    "ways", [{}, {"relative_entropy": 0.0, "strain_weight": 30.0}], ids=["entropy", "targets"]
-)
-def test_a_hole_is_closed_and_what_was_right_stays(ways):
-    """The hazard falls at least tenfold, and the distribution within the range stays that of the spring.
+def in_range(r):
+    """Mean over replicas, and its standard error, of distances away from the hole: (r,) columns of frames."""
+    means = np.nanmean(np.where(np.abs(r - R0) < 0.3, r, np.nan), axis=0)
+    return means.mean(), means.std(ddof=1) / np.sqrt(len(means))
 
-    The reference never stands beyond 4.6 Å. In-range: means of ten windows within 4 standard errors, taken
-    from the spread over windows of the exact spring; a hole that stays open fails the first assertion.
+
+WAYS = [{"strain_weight": 300.0}, {"relative_entropy": 0.0, "strain_weight": 300.0}]
+
+
+@pytest.mark.parametrize("ways", WAYS, ids=["all losses", "targets alone"])
+def test_a_hole_is_closed_and_what_was_right_stays(ways):
+    """The hazard falls at least tenfold, and distances within the range of the spring stay as they were.
+
+    Of 384 starts about 140 fail before. Within 0.3 Å of the spring's length means of 64 replicas agree to 4
+    standard errors (false alarm 6e-5).
     """
     loop = refinement(
-        BUMPS, WITH_HOLE, cycles=1, explore_windows=4, epochs=25, leave_failed=0.01, learning_rate=0.2,
+        BUMPS, WITH_HOLE, cycles=1, explore_windows=4, epochs=25, leave_failed=0.0, learning_rate=0.08,
         enter_failed=0.3, **ways,
     )  # fmt: skip
-    before, _ = lived(loop, loop.init().fit.params)
+    before, r_before = lived(loop, loop.init().fit.params)
     state, log = run_to_end(loop)
-    after, r = lived(loop, state.fit.params)
-    assert [i.phase for i in log].count(Phase.LEARN) >= 2
-    assert before >= 200
-    assert after <= before / 10
-    exact = reference(200_000, seed=9)[:, 1, 0]
-    exact = exact[np.abs(exact - R0) < 0.5]
-    own = r[np.abs(r - R0) < 0.5]
-    assert abs(own.mean() - exact.mean()) < 0.015
-    assert abs(own.std() / exact.std() - 1.0) < 0.05
+    after, r_after = lived(loop, state.fit.params)
+    assert [i.phase for i in log][-1] == Phase.LEARN and log[-1].failed == 0.0
+    assert before >= 100 and after <= before / 10
+    (one, one_error), (other, other_error) = in_range(r_before), in_range(r_after)
+    assert abs(one - other) < 4.0 * np.hypot(one_error, other_error)
+
+
+def test_a_hole_is_opened_by_the_wrong_sign(monkeypatch):
+    """The test above sees the sign: with that of the coefficients turned, more replicas fail, not fewer."""
+    from cgrefine.boltzmann import estimate as module
+
+    turned = module.relative_entropy_coefficients
+    monkeypatch.setattr(
+        module, "relative_entropy_coefficients", lambda *given: tuple(-part for part in turned(*given))
+    )
+    loop = refinement(
+        BUMPS, WITH_HOLE, observables=False, cycles=1, explore_windows=0, epochs=4, leave_failed=None,
+        learning_rate=0.2, reject_sigmas=None, forces={"combine": "none"},
+    )  # fmt: skip
+    _, log = run_to_end(loop)
+    assert log[-1].failed > log[0].failed
 
 
 def test_a_stable_model_is_left_as_it_is():
@@ -200,3 +221,56 @@ def test_a_stable_model_is_left_as_it_is():
     state, log = run_to_end(loop)
     assert [i.phase for i in log] == [Phase.EXPLORE] * 3 and log[-1].next == Phase.DONE
     np.testing.assert_array_equal(state.fit.params["network"]["k"], np.float32(60.0))
+
+
+def test_a_target_that_is_met_is_not_left():
+    """50 epochs on the true spring keep k and r0 within 3 standard errors of what a window can tell of them.
+
+    Of N independent frames, here 64 replicas of at least one each, k is known to k √(2/N) and r0 to √(kT/kN).
+    Every update moves them, as no noise is left out.
+    """
+    loop = refinement(
+        SPRING, TRUE, cycles=1, explore_windows=0, epochs=51, leave_failed=None, learning_rate=2e-3,
+        min_signal=None, updates_per_window=1,
+    )  # fmt: skip
+    state, log = run_to_end(loop)
+    assert sum(len(i.updates) for i in log) >= 50
+    found = state.fit.params["network"]
+    assert 0.0 < abs(float(found["k"]) - K) < 3.0 * K * np.sqrt(2.0 / REPLICAS)
+    assert 0.0 < abs(float(found["r0"]) - R0) < 3.0 * np.sqrt(KT / K / REPLICAS)
+
+
+def test_the_same_state_gives_the_same_numbers_however_it_came(tmp_path):
+    """Written after two windows, read again and gone on with: the log and the parameters bit for bit."""
+    given = {"cycles": 1, "explore_windows": 1, "epochs": 4, "leave_failed": 0.0, "keep_windows": 2}
+    whole, log = run_to_end(refinement(BUMPS, WITH_HOLE, learning_rate=0.2, **given))
+    loop = refinement(BUMPS, WITH_HOLE, learning_rate=0.2, **given)
+    state = loop.init()
+    for _ in range(3):
+        state, _ = loop.step(state)
+    checkpoint.save_params(tmp_path / "state.npz", checkpoint.named_leaves(state))
+    again = checkpoint.refilled(state, checkpoint.load_params(tmp_path / "state.npz"))
+    loop, rest = refinement(BUMPS, WITH_HOLE, learning_rate=0.2, **given), []
+    while Phase(int(again.counters.phase)) != Phase.DONE:
+        again, info = loop.step(again)
+        rest.append(info)
+    assert repr(rest) == repr(log[3:])
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("mode", ["stable", "difftre", "relative_entropy"])
+def test_other_modes_run_and_learn(mode):
+    """Each lowers the failures of the hole in a few epochs, by its own losses and steps."""
+    rate = {"stable": 1.0, "difftre": 0.2, "relative_entropy": 0.2}[mode]
+    given = {"explore_windows": 1, "enter_failed": 0.2} if mode == "stable" else {}
+    loop = refinement(
+        BUMPS, WITH_HOLE, mode=mode, observables=mode != "relative_entropy", cycles=1, epochs=6,
+        learning_rate=rate, **given,
+    )  # fmt: skip
+    state, log = run_to_end(loop)
+    learned = [i for i in log if i.phase == Phase.LEARN]
+    assert learned and sum(len(i.updates) for i in learned) >= 3
+    moved = state.fit.params["network"]["height"] - WITH_HOLE["network"]["height"]
+    hole = np.abs(CENTRES - 4.6) < 0.35
+    assert np.isfinite(moved).all() and moved[hole].mean() > 0.0
