@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from cgrefine.boltzmann.combine import SMOOTHING, START, combined, cosine, norm, with_multiplier
+from cgrefine.boltzmann.combine import SMOOTHING, START, Way, combined, cosine, norm, with_multiplier
 
 
 def tree(a, b, c):
@@ -31,11 +31,12 @@ def test_norm_and_cosine_are_of_all_leaves():
 
 def test_ways_without_norms():
     """g_own + w g_forces as they are, or g_own alone; nothing is carried on."""
-    for way, forces, expected in (
+    cases: list[tuple[Way, dict | None, np.ndarray]] = [
         ("weighted", AGAINST, flat(OWN) + 0.25 * flat(AGAINST)),
         ("none", AGAINST, flat(OWN)),
         ("constraint", None, flat(OWN)),
-    ):
+    ]
+    for way, forces, expected in cases:
         found, balance = combined(way, OWN, forces, BALANCE, 0.25)
         np.testing.assert_allclose(flat(found), expected)
         assert balance is BALANCE

@@ -218,7 +218,7 @@ def test_the_same_frames_and_numbers_give_the_same_updates():
 @pytest.mark.parametrize("terms", [("spring",), ("other",), ("spring", "other")])
 def test_only_the_named_terms_change(terms):
     fit, updates, _ = learned(learner(terms=terms))
-    assert updates
+    assert updates and fit.control is not None
     for name, before in START.items():
         changed = [
             bool(np.any(a != b)) for a, b in zip(fit.params[name].values(), before.values(), strict=True)
@@ -251,6 +251,7 @@ def test_the_control_knows_nothing_of_structures():
         samples=[drawn(START, seed=5)],
     )
     assert one.params["spring"]["stiff"] != other.params["spring"]["stiff"]
+    assert one.control is not None
     assert_same(one.control, other.control)
     at, running, forces = {"stiff": 0.0, "shift": 0.0}, 0.0, Forces()
     for number in range(3):
@@ -263,11 +264,11 @@ def test_the_control_knows_nothing_of_structures():
 
 
 def test_the_multiplier_follows_the_growth_of_each_minibatch():
-    """Growth 0 and 0.1 of a tolerance of 0.05, rate 0.3: 1 - 0.3, and + 0.3."""
-    of = learner(updates_per_window=2, forces={"tolerance": 0.05, "multiplier_rate": 0.3})
+    """Growth 0, 0.1 and 0.2 of a tolerance of 0.05, rate 0.3: 1 - 0.3 + 0.3 + 0.9."""
+    of = learner(updates_per_window=3, forces={"tolerance": 0.05, "multiplier_rate": 0.3})
     fit, updates, _ = learned(of)
-    assert [u.growth for u in updates] == [0.0, 0.1]
-    assert float(fit.balance.multiplier) == pytest.approx(1.0 - 0.3 + 0.3)
+    assert [u.growth for u in updates] == [0.0, 0.1, 0.2]
+    assert float(fit.balance.multiplier) == pytest.approx(1.9)
 
 
 def test_molecules_without_frames_are_left_out():

@@ -84,12 +84,13 @@ def drawn(k, count, seed, replicas=3, share=1.0):
 
 
 def test_pooled_frames_stay_in_order_of_time_within_replicas():
-    choice = Choice(4, 0, 1.0)
+    choice = Choice(4, 0, 2.5)
     one, other = taken(0, choice), sample_of(MOLECULES[0], window([5] * 5, BEADS, FRAMES, failed=81), choice)
     energies = [lambda x: x[:, 0, 0] + 1.0, lambda x: x[:, 0, 0] + 2.0]
     found = pooled([one, other], coordinates, energies)
     frames = [(r, f) for r, f, _ in told(found.sample)]
     assert frames == [(0, 4), (0, 5), (0, 4), (0, 81), (1, 80), (1, 4), (1, 81), (2, 80), (2, 4), (2, 81)]
+    assert found.sample.share.tolist() == [2.5 if f >= FAILED else 1.0 for _, f in frames]
     assert found.counts.tolist() == [4, 6]
     np.testing.assert_array_equal(found.values, coordinates(found.sample.positions))
     np.testing.assert_array_equal(found.reduced, found.values[:, 0] + [[1.0], [2.0]])

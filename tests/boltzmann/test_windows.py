@@ -94,6 +94,7 @@ def test_a_pack_that_has_failed_has_dead_frames_to_the_end():
     np.testing.assert_array_equal(found.alive, np.broadcast_to([False, False, True, True, True], (FRAMES, 5)))
     np.testing.assert_array_equal(found.positions[:, first], np.broadcast_to(x[first], (FRAMES, 8, 3)))
     np.testing.assert_array_equal(found.failed[first], x[first])
+    np.testing.assert_array_equal(found.ends[first], x[first])
     np.testing.assert_array_equal(found.failed[second], 0.0)
     assert np.all(np.abs(np.diff(found.positions[:, second], axis=0)).max(axis=(1, 2)) > 1e-3)
     assert found.status.tolist() == [Status.BOND, Status.BOND, 0, 0, 0]

@@ -146,8 +146,9 @@ def test_held_out_is_the_error_of_all_held_out_frames():
 
 def test_frames_without_finite_forces_are_left_out():
     """Three of six in any minibatch of six; and when there is no other frame that is said."""
-    broken = replace(toy(), forces=toy().forces.copy())
-    broken.forces[[0, 2, 5], 1, 0] = [np.nan, np.inf, -np.inf]
+    forces = np.array(toy().forces)
+    forces[[0, 2, 5], 1, 0] = [np.nan, np.inf, -np.inf]
+    broken = replace(toy(), forces=forces)
     loss, gradient = by_hand(MOVED, (1, 3, 4))
     for number in range(3):
         found = matching(broken, beads=3 * N).step(MOVED, number)
@@ -155,7 +156,7 @@ def test_frames_without_finite_forces_are_left_out():
         np.testing.assert_allclose(
             flat(found.gradient), flat(gradient), atol=1e-4 * np.abs(flat(gradient)).max()
         )
-    broken.forces[:FRAMES] = np.nan
+    forces[:FRAMES] = np.nan
     with pytest.raises(InputError, match=r"refine\.forces: no training frame has finite forces"):
         matching(broken).step(MOVED, 0)
 
