@@ -94,7 +94,9 @@ def estimated(
         losses["anchor"] = 0.5 * float(np.mean(change**2))
         at_reference += cfg.anchor * beta * change / q
     later = frames.sample.replica % 2 == 1
-    odd = np.arange(q) % 2 == 1
+    # so many of the reference as the half has of the model: a constant added to U then changes neither half
+    ends = np.floor(np.arange(q + 1) * weights[later].sum() + 1e-9)
+    odd = np.diff(ends) > 0.0
     halves = tuple(
         [
             Ensemble(objective.topology, x[chosen], scale * c[chosen])

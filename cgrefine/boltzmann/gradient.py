@@ -140,8 +140,8 @@ def effective_sizes(
     """Independent frames of each block, N/(2τ), from the correlation of a series in order of time.
 
     τ is that of all blocks together, each about its own mean, because a single block is too short for its
-    own; frames without weight are left out. series: usually `projected`. At most N; a series that never
-    changes counts as one frame.
+    own; frames without weight are left out. series: usually `projected`. At most N, at least one of a block
+    that has any; a series that never changes counts as one frame.
     """
     labels = _labels(weights, blocks)
     good = np.asarray(weights) > 0.0
@@ -149,7 +149,7 @@ def effective_sizes(
     moving = [part - part.mean() for part in parts if len(part) > 1]
     found = correlation(moving) if moving else None
     time = math.inf if found is None or math.isnan(found.time) else max(found.time, 0.5)
-    return np.array([max(len(part) / (2.0 * time), 1.0) for part in parts])
+    return np.array([max(len(part) / (2.0 * time), min(len(part), 1)) for part in parts])
 
 
 def _bessel(

@@ -164,7 +164,10 @@ class Learner:
         return self.objectives[m].beta * u.sum(axis=1)
 
     def learn(self, fit: Fit, frames: Sequence[Pooled], rng: np.random.Generator) -> tuple[Fit, list[Update]]:
-        """Up to updates_per_window updates; molecules without a frame are left out. [] when none has any."""
+        """Up to updates_per_window updates; molecules without a frame are left out. [] when none has any.
+
+        An update with a number that is not finite changes nothing: step 0.
+        """
         there = [m for m, f in enumerate(frames) if len(f.sample.share)]
         chosen = {m: self._reference(m, rng) for m in there}
         at_start = {m: self.reduced(m, self.start, x) for m, x in chosen.items()} if self.cfg.anchor else {}
@@ -209,7 +212,11 @@ class Learner:
         balance = with_multiplier(balance, matched.growth, cfg.forces.tolerance, cfg.forces.multiplier_rate)
         moves, opt_state = self.optimizer.update(direction, fit.opt_state, self.free(fit.params))
         moves = jax.tree.map(lambda leaf: np.asarray(fit.rate * leaf, np.float32), moves)
-        params, after, step = self._within(fit.params, moves, frames, worths, now)
+        params, after, step = fit.params, now, 0.0
+        if _finite((moves, opt_state, balance)):
+            params, after, step = self._within(fit.params, moves, frames, worths, now)
+        else:  # neither does it stay in what is carried on
+            opt_state, balance = fit.opt_state, fit.balance
         update = Update(
             losses={self.molecules[m].name: one.losses for m, one in found.items()},
             signal=signal,
@@ -242,8 +249,6 @@ class Learner:
         The spread of a change of U/kT is nearly linear in it, so one look gives the share, and a second one
         makes sure. A step to energies that are not finite is not taken: share 0.
         """
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(moves)):
-            return params, now, 0.0
         share = 1.0
         for look in range(3):
             moved = {**params, **_moved(self.free(params), moves, share)}
@@ -267,7 +272,7 @@ class Learner:
         return self.free(found)
 
     def _controlled(self, arm: Arm | None, number: int) -> Arm | None:
-        """The control after the same minibatch."""
+        """The control after the same minibatch; as it was, if that is not finite."""
         if arm is None:
             return None
         forces = self.free(self.matching.step(arm.params, number).gradient)
@@ -282,6 +287,8 @@ class Learner:
             )
             direction = jax.tree.map(lambda leaf: leaf / divisor, forces)
         moves, opt_state = self.optimizer.update(direction, arm.opt_state, self.free(arm.params))
+        if not _finite((moves, opt_state, running)):
+            return arm
         moved = jax.tree.map(lambda p, d: np.asarray(p + d, np.float32), self.free(arm.params), moves)
         return Arm({**arm.params, **moved}, _host(opt_state), running)
 
@@ -299,7 +306,13 @@ class Learner:
             if not objective.targets:
                 return lambda x: np.zeros((len(x), 0))
             values = valuer([t.observable for t in objective.targets])
-            return lambda x: np.concatenate([v.reshape(len(x), -1) for v in values(x)], axis=1)
+            widths = [columns.stop - columns.start for columns in objective.slices()]
+
+            def rows(x: np.ndarray) -> np.ndarray:
+                parts = zip(values(x), widths, strict=True)
+                return np.concatenate([v.reshape(len(x), width) for v, width in parts], axis=1)
+
+            return rows
 
         return [of(objective) for objective in self.objectives]
 
@@ -323,6 +336,10 @@ class Learner:
 
 def _moved(params: Params, moves: Params, share: float) -> Params:
     return jax.tree.map(lambda p, d: p + np.float32(share) * d, params, moves)
+
+
+def _finite(tree: Any) -> bool:
+    return all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
 
 
 def _host(tree: Any) -> Any:

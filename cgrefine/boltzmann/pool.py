@@ -42,7 +42,7 @@ def after(
     window, if there is none).
     """
     failed = window.status != Status.OK
-    draws = rng.random((3, len(failed)))
+    draws = rng.random((2, len(failed)))
     earlier_one = (draws[0] * pool.kept).astype(int)
     back = ~failed & (draws[1] < rules.random_reset)
     to_earlier = back | (failed & (draws[1] < rules.earlier_fraction))

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 
 from cgrefine.boltzmann.weights import (
-    boltzmann_weights,
     entropy_size,
     kish_size,
     mixture_weights,
@@ -111,11 +110,8 @@ def worth(frames: Pooled, reduced: np.ndarray) -> Worth:
     pooled windows do not overlap."""
     n = len(frames.sample.share)
     change = reduced - frames.reduced[-1]
-    if len(frames.counts) == 1:
-        p = boltzmann_weights(change)
-    else:
-        some = frames.counts > 0
-        p = mixture_weights(frames.reduced[some], reduced, frames.counts[some])
+    there = frames.counts > 0
+    p = mixture_weights(frames.reduced[there], reduced, frames.counts[there])
     shared = p * frames.sample.share
     spread = reduced_spread(change, np.full(n, 1.0 / n))
     return Worth(shared / shared.sum(), kish_size(p) / n, entropy_size(p) / n, spread)

@@ -19,6 +19,7 @@ from cgrefine.data.frames import FrameSet, thinned
 from cgrefine.data.loader import AS_THEY_ARE, FrameSource, Packed, Reading, each, sweep
 from cgrefine.data.packing import Batch, Item, budget_for, slim
 from cgrefine.energy import BeadEnergies, Params
+from cgrefine.errors import InputError
 from cgrefine.fm import loss
 from cgrefine.fm.loss import Sums
 
@@ -35,7 +36,7 @@ class ForceStep(NamedTuple):
 
 
 class Minibatches:
-    """Minibatches of training frames by number, drawn anew for each, with equal chance for every frame.
+    """Minibatches of training frames by number, drawn anew for each, in random order until one does not fit.
 
     beads: of a minibatch; mean_frames: evenly spread, that the mean gradient at the start is taken over;
     control_variate: g(θ) - g(θ₀) + ⟨g(θ₀)⟩ in place of g(θ) (Johnson & Zhang, NeurIPS 2013), whose noise is
@@ -91,17 +92,23 @@ class Minibatches:
         return each(sweep(frames, self._budget, Reading(16, 1, 0)))
 
     def _drawn(self, number: int) -> Batch:
-        """As many random frames as fit, none of them twice."""
+        """Random frames with finite forces up to the first that does not fit, none of them twice."""
         budget, rng = self._budget, np.random.default_rng([self._seed, number])
-        rows = rng.permutation(len(self._source.frames))[: budget.graphs]
         taken: list[Item] = []
         beads, edges = budget.beads, budget.edges
-        for row in rows.tolist():
-            item = self._source.item(row)
+        for row in rng.permutation(len(self._source.frames)):
+            item = self._source.item(int(row))
+            if item.weight == 0.0:
+                continue
             beads, edges = beads - item.n_beads, edges - item.n_edges
-            if beads < 0 or edges < 0:
+            if len(taken) == budget.graphs or beads < 0 or edges < 0:
                 break
             taken.append(item)
+        if not taken:
+            raise InputError(
+                "refine.forces: no training frame has finite forces, or one exceeds a minibatch; "
+                "raise refine.forces.batch_beads"
+            )
         return _on_device(self._source.packed(taken, budget))
 
 

@@ -265,3 +265,17 @@ def test_one_program_gives_the_same_means():
     assert set(found.series) >= {"RMSD", "end-to-end"} and all(len(s) == 100 for s in found.series.values())
     with pytest.raises(ValueError, match="no frames"):
         average(x[:0])
+
+
+def test_values_are_those_of_each_frame():
+    """Of 70 frames, more than a chunk has, of 1, and of none."""
+    rg = structure.Observable("Rg", "Å", (), structure.radius_of_gyration)
+    ends = structure.Observable("ends", "Å", (2, 3), lambda x: x[:2])
+    frames = np.stack([random_chain(6, seed) for seed in range(70)])
+    of_frames = structure.valuer([rg, ends])
+    for count in (70, 1, 0):
+        found = of_frames(frames[:count])
+        x = frames[:count] - frames[:count].mean(axis=1, keepdims=True)
+        np.testing.assert_allclose(found[0], np.sqrt((x**2).sum(axis=2).mean(axis=1)), rtol=1e-12)
+        np.testing.assert_array_equal(found[1], frames[:count, :2])
+        assert all(rows.dtype == np.float64 for rows in found)
