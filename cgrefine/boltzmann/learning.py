@@ -161,14 +161,18 @@ class Learner:
         return self.objectives[m].beta * u.sum(axis=1)
 
     def learn(self, fit: Fit, frames: Sequence[Pooled], rng: np.random.Generator) -> tuple[Fit, list[Update]]:
-        """Up to updates_per_window updates; molecules without a frame are left out. [] when none has any."""
+        """Up to updates_per_window updates; molecules without a frame are left out. [] when none has any, or
+        when the frames cannot be weighted: one has no finite energy, or pooled windows do not overlap."""
         there = [m for m, f in enumerate(frames) if len(f.sample.share)]
         chosen = {m: self._reference(m, rng) for m in there}
         at_start = {m: self.reduced(m, self.start, x) for m, x in chosen.items()} if self.cfg.anchor else {}
         done: list[Update] = []
         now = {m: self.reduced(m, fit.params, frames[m].sample.positions) for m in there}
         while there and len(done) < self.cfg.updates_per_window:
-            worths = {m: worth(frames[m], now[m]) for m in there}
+            try:
+                worths = {m: worth(frames[m], now[m]) for m in there}
+            except ValueError:  # of the weights, see above: the next window begins anew
+                break
             if done and min(w.kish for w in worths.values()) < self.cfg.min_kish:
                 break
             references = {
@@ -204,6 +208,8 @@ class Learner:
         balance = with_multiplier(balance, matched.growth, cfg.forces.tolerance, cfg.forces.multiplier_rate)
         moves, opt_state = self.optimizer.update(direction, fit.opt_state, self.free(fit.params))
         moves = jax.tree.map(lambda leaf: np.asarray(fit.rate * leaf, np.float32), moves)
+        if not _finite(moves):  # a frame far out: what the optimiser remembers is to stay as it is
+            opt_state, balance = fit.opt_state, fit.balance
         params, after, step = self._within(fit.params, moves, frames, worths, now)
         update = Update(
             losses={self.molecules[m].name: one.losses for m, one in found.items()},
@@ -237,7 +243,7 @@ class Learner:
         The spread of a change of U/kT is nearly linear in it, so one look gives the share, and a second one
         makes sure. A step to energies that are not finite is not taken: share 0.
         """
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(moves)):
+        if not _finite(moves):
             return params, now, 0.0
         share = 1.0
         for look in range(3):
@@ -314,6 +320,10 @@ class Learner:
     def _chunk(self) -> Room:
         """Of the reverse pass."""
         return rooms.room(self._pieces, self.cutoff_A, CHUNK_BEADS)
+
+
+def _finite(tree: Params) -> bool:
+    return all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
 
 
 def _moved(params: Params, moves: Params, share: float) -> Params:
