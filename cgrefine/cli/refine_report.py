@@ -60,8 +60,8 @@ def _told(made: Setup, found: Judged) -> str:
     return (
         f"{len(first.failed)} replicas of each model over {first.duration_ps:g} ps, from validation frames "
         "that the refinement did not start from, the same for all and with the same noise, by the criteria "
-        f"and integrator of the refinement ({made.sim.step_fs:g} fs). A replica counts until its first "
-        "failure. “Forces alone” is the control: as many updates as the refinement made, by force matching only."
+        f"and integrator of the refinement ({made.sim.step_fs:g} fs). A replica counts until it first fails. "
+        "“Forces alone” is the control: as many updates as the refinement made, by force matching only."
     )
 
 
