@@ -146,6 +146,8 @@ class Refine(Section):
     the divergence from the start on reference frames). product: whole; split: residual and covariance from
     different halves of the replicas; minibatch: of minibatch_frames, as published. centring: of covariances.
     terms: of the energy, that are refined (None: the network if there is one, else all).
+    The packs of `sim` (at most one a replica) are streams of noise here too, in which windows and judgement
+    run.
     """
 
     mode: Mode = "refine"
@@ -185,7 +187,7 @@ class Refine(Section):
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.2
     min_rate_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.04
     forces: Forces = Forces()
-    terms: list[str] | None = None
+    terms: Annotated[list[str], Field(min_length=1)] | None = None
     evaluation: Evaluation = Evaluation()
     seed: Annotated[int, Field(ge=0)] = 0
 
