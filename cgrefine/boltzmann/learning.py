@@ -299,8 +299,13 @@ class Learner:
         def of(objective: Objective) -> Callable[[np.ndarray], np.ndarray]:
             if not objective.targets:
                 return lambda x: np.zeros((len(x), 0))
-            values = valuer([t.observable for t in objective.targets])
-            return lambda x: np.concatenate([v.reshape(len(x), -1) for v in values(x)], axis=1)
+            values, columns = valuer([t.observable for t in objective.targets]), objective.slices()
+
+            def in_a_row(x: np.ndarray) -> np.ndarray:
+                found = zip(values(x), columns, strict=True)
+                return np.concatenate([v.reshape(len(x), c.stop - c.start) for v, c in found], axis=1)
+
+            return in_a_row
 
         return [of(objective) for objective in self.objectives]
 

@@ -235,7 +235,7 @@ class Refinement:
             return self._ended(state._replace(counters=counters), failed), [], ""
         error = self.learner.matching.held_out(fit.params)
         grown = error / float(marks.error) - 1.0
-        if self._bound and grown > cfg.forces.max_growth:
+        if self._bound and not grown <= cfg.forces.max_growth:  # nor is an error that is not finite borne
             state = self._taken_back(state._replace(fit=fit, before=old))
             return self._ended(state, failed), updates, f"the force error would have grown by {grown:.1%}"
         state = state._replace(

@@ -112,6 +112,11 @@ def setup(config: Config, root: Path, console: Console, begun: Callable[[int], i
         forces.mean_frames,
         forces.control_variate,
     )
+    if not np.isfinite(matching.held_out(force_field.params)):
+        raise InputError(
+            f"{root / 'train'}: the force error of this model on validation frames is not finite, and there is "
+            "nothing to compare with; train it again"
+        )
     cutoff_A = force_field.model.cutoff_A
     learner = Learner(
         force_field.model,
