@@ -7,7 +7,7 @@ reverse pass, joins it with that of a minibatch of forces, and is scaled down to
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -31,6 +31,7 @@ VERIFIED = 1.5
 """Times the allowed spread, beyond which a step that was scaled down is halved once more."""
 
 
+@runtime_checkable
 class Matched(Protocol):
     """A minibatch of forces. loss: (kcal/mol/Å)²; growth: relative to the start, on the same frames."""
 
@@ -44,6 +45,7 @@ class Matched(Protocol):
     def gradient(self) -> Params: ...
 
 
+@runtime_checkable
 class Matching(Protocol):
     """Force matching, as it is handed to the loop."""
 
@@ -161,8 +163,11 @@ class Learner:
         return self.objectives[m].beta * u.sum(axis=1)
 
     def learn(self, fit: Fit, frames: Sequence[Pooled], rng: np.random.Generator) -> tuple[Fit, list[Update]]:
-        """Up to updates_per_window updates; molecules without a frame are left out. [] when none has any, or
-        when the frames cannot be weighted: one has no finite energy, or pooled windows do not overlap."""
+        """Up to updates_per_window updates; molecules without a frame are left out. [] when none has any.
+
+        An update with a number that is not finite changes nothing: step 0. Frames that cannot be weighted (an
+        energy that is not finite, pooled windows that do not overlap) end the updates.
+        """
         there = [m for m, f in enumerate(frames) if len(f.sample.share)]
         chosen = {m: self._reference(m, rng) for m in there}
         at_start = {m: self.reduced(m, self.start, x) for m, x in chosen.items()} if self.cfg.anchor else {}
@@ -208,9 +213,11 @@ class Learner:
         balance = with_multiplier(balance, matched.growth, cfg.forces.tolerance, cfg.forces.multiplier_rate)
         moves, opt_state = self.optimizer.update(direction, fit.opt_state, self.free(fit.params))
         moves = jax.tree.map(lambda leaf: np.asarray(fit.rate * leaf, np.float32), moves)
-        if not _finite(moves):  # a frame far out: what the optimiser remembers is to stay as it is
+        params, after, step = fit.params, now, 0.0
+        if _finite((moves, opt_state, balance)):
+            params, after, step = self._within(fit.params, moves, frames, worths, now)
+        else:  # neither does it stay in what is carried on
             opt_state, balance = fit.opt_state, fit.balance
-        params, after, step = self._within(fit.params, moves, frames, worths, now)
         update = Update(
             losses={self.molecules[m].name: one.losses for m, one in found.items()},
             signal=cosine(*halves),
@@ -243,8 +250,6 @@ class Learner:
         The spread of a change of U/kT is nearly linear in it, so one look gives the share, and a second one
         makes sure. A step to energies that are not finite is not taken: share 0.
         """
-        if not _finite(moves):
-            return params, now, 0.0
         share = 1.0
         for look in range(3):
             moved = {**params, **_moved(self.free(params), moves, share)}
@@ -268,7 +273,7 @@ class Learner:
         return self.free(found)
 
     def _controlled(self, arm: Arm | None, number: int) -> Arm | None:
-        """The control after the same minibatch."""
+        """The control after the same minibatch; as it was, if that is not finite."""
         if arm is None:
             return None
         forces = self.free(self.matching.step(arm.params, number).gradient)
@@ -283,6 +288,8 @@ class Learner:
             )
             direction = jax.tree.map(lambda leaf: leaf / divisor, forces)
         moves, opt_state = self.optimizer.update(direction, arm.opt_state, self.free(arm.params))
+        if not _finite((moves, opt_state, running)):
+            return arm
         moved = jax.tree.map(lambda p, d: np.asarray(p + d, np.float32), self.free(arm.params), moves)
         return Arm({**arm.params, **moved}, _host(opt_state), running)
 
@@ -299,13 +306,14 @@ class Learner:
         def of(objective: Objective) -> Callable[[np.ndarray], np.ndarray]:
             if not objective.targets:
                 return lambda x: np.zeros((len(x), 0))
-            values, columns = valuer([t.observable for t in objective.targets]), objective.slices()
+            values = valuer([t.observable for t in objective.targets])
+            widths = [columns.stop - columns.start for columns in objective.slices()]
 
-            def in_a_row(x: np.ndarray) -> np.ndarray:
-                found = zip(values(x), columns, strict=True)
-                return np.concatenate([v.reshape(len(x), c.stop - c.start) for v, c in found], axis=1)
+            def rows(x: np.ndarray) -> np.ndarray:
+                parts = zip(values(x), widths, strict=True)
+                return np.concatenate([v.reshape(len(x), width) for v, width in parts], axis=1)
 
-            return in_a_row
+            return rows
 
         return [of(objective) for objective in self.objectives]
 
@@ -327,12 +335,12 @@ class Learner:
         return rooms.room(self._pieces, self.cutoff_A, CHUNK_BEADS)
 
 
-def _finite(tree: Params) -> bool:
-    return all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
-
-
 def _moved(params: Params, moves: Params, share: float) -> Params:
     return jax.tree.map(lambda p, d: p + np.float32(share) * d, params, moves)
+
+
+def _finite(tree: Any) -> bool:
+    return all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
 
 
 def _host(tree: Any) -> Any:
