@@ -208,7 +208,7 @@ def rollout(
     x = jnp.asarray(positions)
     pairs = _pairs(system, run.cutoff_A)
     edges = run.headroom * _edge_count(np.asarray(positions), pairs, run.cutoff_A)
-    capacity = _rounded(max(edges, run.min_edges), pairs)
+    capacity = _rounded(float(max(edges, run.min_edges)), pairs)
     start_key, *keys = jax.random.split(key, 3)
     keys = jnp.stack(keys)
     program = Program(bead_energies, None if fast is None else fast.forces, run.cutoff_A, capacity)
