@@ -114,7 +114,7 @@ def setup(config: Config, root: Path, console: Console, begun: Callable[[int], i
     )
     if not np.isfinite(matching.held_out(force_field.params)):
         raise InputError(
-            f"{root / 'train'}: the force error of this model on validation frames is not finite, and there is "
+            f"{root / 'train'}: the force error of this model on validation frames is not finite: there is "
             "nothing to compare with; train it again"
         )
     cutoff_A = force_field.model.cutoff_A
