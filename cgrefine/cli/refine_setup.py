@@ -204,7 +204,7 @@ def with_frames(
     if len(found) < len(domains):
         there = {d.name for d in found}
         lost = ", ".join(d.name for d in domains if d.name not in there)
-        console.say(f"{what}: without {lost}, of which no {part} frame is near {sim.temperature_K:g} K")
+        console.result(f"{what}: without {lost}, of which no {part} frame is near {sim.temperature_K:g} K")
     return found
 
 

@@ -14,11 +14,10 @@ from cgrefine.cli import refine_state
 from cgrefine.cli.console import Console
 from cgrefine.cli.refine_setup import Setup, refined_terms, setup, targets_of, with_frames
 from cgrefine.cli.simulate import assigned
-from cgrefine.config import parse
 from cgrefine.config.load import load_config
 from cgrefine.config.schema import Config
 from cgrefine.config.training import Model
-from cgrefine.data.store import Domain, open_dataset
+from cgrefine.data.store import Domain, in_memory, open_dataset
 from cgrefine.errors import InputError
 from cgrefine.fm import forcefield
 from cgrefine.observables.catalogue import standard
@@ -49,12 +48,12 @@ def refused(folder: Path, message: str, **changes: dict[str, Any]) -> None:
             r"^refine\.terms: network is no term of this model; choose from bond, repulsion$",
         ),
         (
-            {"warn": {"bond_deviation_A": 0.7, "second_neighbor_min_A": 0.02}},
+            {"targets": [], "warn": {"bond_deviation_A": 0.7, "second_neighbor_min_A": 0.02}},
             r"refine\.warn\.bond_deviation_A = 0\.7: is not on the safe side of sim\.criteria\..* = 0\.6",
         ),
-        ({"warn": {"second_neighbor_min_A": 0.005}}, r"second_neighbor_min_A = 0\.005: is not on"),
+        ({"targets": [], "warn": {"second_neighbor_min_A": 0.005}}, r"neighbor_min_A = 0\.005: is not on"),
         (
-            {"warn": {"second_neighbor_min_A": 0.02, "overlap_min_A": 2.8}},
+            {"targets": [], "warn": {"second_neighbor_min_A": 0.02, "overlap_min_A": 2.8}},
             r"refine\.warn\.overlap_min_A = 2\.8: is not on the safe side of .* = 2\.8",
         ),
         (
@@ -91,8 +90,6 @@ def test_the_stages_before_it_are_named(tmp_path, toy):
 
 
 def test_proteins_without_frames_are_told(toy, capsys):
-    from cgrefine.data.store import in_memory
-
     one = open_dataset(toy / "prepare").domains[0]
     arrays = {name: np.asarray([getattr(one, name)[k] for k in range(2)]) for name in
               ("positions", "forces", "temperature_K", "replica", "frame")}  # fmt: skip
@@ -193,7 +190,7 @@ def test_a_target_beyond_its_grid_is_refused(toy, tmp_path):
 
 @pytest.fixture(scope="module")
 def made(toy) -> Setup:
-    config = config_of(toy, keep_windows=2, product="whole")
+    config = config_of(toy, keep_windows=2, product="whole", targets=[])
     return setup(config, toy, QUIET, lambda packs: packs)
 
 
@@ -257,7 +254,7 @@ def test_a_state_on_disk_is_the_state(made, tmp_path, control):
 
 
 def test_a_state_without_a_control_is_found_by_its_like(toy, made, tmp_path):
-    config = config_of(toy, evaluation={"control": False})
+    config = config_of(toy, evaluation={"control": False}, targets=[])
     without = setup(config, toy, QUIET, lambda packs: packs).refinement
     state = without.init()
     assert state.fit.control is None
@@ -273,7 +270,7 @@ def test_packs_are_those_of_the_section_and_at_most_one_a_replica(toy):
         seen.append(packs)
         return 3
 
-    config = parse({**config_of(toy).model_dump(mode="json"), "lammps": {}}, "test")
+    config = config_of(toy, targets=[])
     assert config.sim is not None
     config = config.model_copy(update={"sim": config.sim.model_copy(update={"packs": 20, "replicas": 20})})
     made = setup(config, toy, QUIET, begun)
