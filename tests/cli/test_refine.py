@@ -208,6 +208,7 @@ def test_a_start_without_forces_is_refused(tmp_path):
     assert not (folder / "refine").exists()
 
 
+@pytest.mark.slow
 def test_without_a_control_there_is_none(tmp_path):
     """Two chains of different lengths, with one replica each to judge; then the stage is skipped."""
     evaluation = {"replicas": 2, "duration_ps": 2.0, "control": False}
