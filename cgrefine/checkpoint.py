@@ -51,7 +51,8 @@ def save_params(path: Path, params: Mapping[str, Any]) -> None:
 def load_params(path: Path) -> dict[str, Any]:
     """Read what `save_params` wrote. InputError when missing, damaged, or holding Python objects."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # opened here: np.load leaves a file open that is no archive
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
             return unflatten({name: archive[name] for name in archive.files})
     except OSError as error:
         raise InputError(f"{path}: parameters cannot be read ({error})") from error

@@ -166,7 +166,8 @@ class Learner:
     def learn(self, fit: Fit, frames: Sequence[Pooled], rng: np.random.Generator) -> tuple[Fit, list[Update]]:
         """Up to updates_per_window updates; molecules without a frame are left out. [] when none has any.
 
-        An update with a number that is not finite changes nothing: step 0.
+        An update with a number that is not finite changes nothing: step 0. Frames that cannot be weighted (an
+        energy that is not finite, pooled windows that do not overlap) end the updates.
         """
         there = [m for m, f in enumerate(frames) if len(f.sample.share)]
         chosen = {m: self._reference(m, rng) for m in there}
@@ -174,7 +175,10 @@ class Learner:
         done: list[Update] = []
         now = {m: self.reduced(m, fit.params, frames[m].sample.positions) for m in there}
         while there and len(done) < self.cfg.updates_per_window:
-            worths = {m: worth(frames[m], now[m]) for m in there}
+            try:
+                worths = {m: worth(frames[m], now[m]) for m in there}
+            except ValueError:  # of the weights, see above: the next window begins anew
+                break
             if done and min(w.kish for w in worths.values()) < self.cfg.min_kish:
                 break
             references = {

@@ -56,25 +56,24 @@ class Counters(NamedTuple):
 
 
 class Marks(NamedTuple):
-    """What an epoch is compared with, (): failed and early, fractions of the replicas in the window before;
-
-    error: on held-out frames, (kcal/mol/Å)²; least: failed fraction of this phase; NaN before the first.
+    """What an epoch is compared with, (). early: fraction of the replicas that failed at once in the window
+    before; error: on held-out frames, (kcal/mol/Å)²; least: failed fraction of the best window of this phase;
+    NaN before the first.
     """
 
-    failed: np.ndarray
     early: np.ndarray
     error: np.ndarray
     least: np.ndarray
 
 
 class State(NamedTuple):
-    """Everything that a refinement depends on, as host arrays. before: parameters before the last epoch;
-
-    tripped (n, 3) Å: where the last window of exploring began; has_failed (r,): since exploring began.
+    """Everything that a refinement depends on, as host arrays. best: parameters of the window of this learn
+    phase in which least failed; tripped (n, 3) Å: where the last window of exploring began; has_failed (r,):
+    since exploring began.
     """
 
     fit: Fit
-    before: Params
+    best: Params
     pool: Pool
     tripped: np.ndarray
     has_failed: np.ndarray
@@ -129,13 +128,13 @@ class Refinement:
         error = np.asarray(self.learner.matching.held_out(fit.params))
         return State(
             fit=fit,
-            before=fit.params,
+            best=fit.params,
             pool=pool_of(self.starts, self.simulator.replicas, cfg.depth),
             tripped=np.asarray(self.starts, np.float32),
             has_failed=np.zeros(self.simulator.replicas, bool),
             kept=(),
             counters=counters,
-            marks=Marks(nan, nan, error, nan),
+            marks=Marks(nan, error, nan),
         )
 
     def step(self, state: State) -> tuple[State, Info]:
@@ -198,9 +197,9 @@ class Refinement:
             stale=0 * counters.stale,
             learned=0 * counters.learned,
         )
-        marks = state.marks._replace(failed=nan, early=nan, least=nan)
+        marks = state.marks._replace(early=nan, least=nan)
         state = state._replace(
-            fit=fresh, before=fit.params, tripped=begin, kept=(), counters=counters, marks=marks
+            fit=fresh, best=fit.params, tripped=begin, kept=(), counters=counters, marks=marks
         )
         return _in_phase(state, Phase.LEARN)
 
@@ -210,49 +209,46 @@ class Refinement:
         """After a window of learning: take back the epoch before, or learn; and is that enough?"""
         cfg, counters = self.learner.cfg, state.counters
         failed, early = window.failed_fraction, _early(window, self.simulator.steps)
-        why = self._worse(state, failed, early) if counters.learned else ""
         epoch = int(counters.epoch) + 1
+        why = self._worse(state, failed, early) if counters.learned else ""
         state = state._replace(counters=counters._replace(epoch=np.asarray(epoch)))
         if why:
-            state = self._taken_back(state)
-            error = np.asarray(self.learner.matching.held_out(state.fit.params))
-            return self._ended(state._replace(marks=state.marks._replace(error=error)), None), [], why
-        state = self._plateau(state, failed)
+            return self._ended(self._taken_back(state), None), [], why
+        state = self._noted(state, failed, early)
         enough = cfg.leave_failed is not None and failed <= cfg.leave_failed
-        marks = state.marks._replace(failed=np.asarray(failed), early=np.asarray(early))
         if enough:
-            return self._ended(state._replace(marks=marks), failed), [], ""
+            return self._ended(state, failed), [], ""
         if epoch >= cfg.epochs:
-            counters = state.counters._replace(learned=np.asarray(0))
-            return self._ended(state._replace(counters=counters, marks=marks), failed), [], ""
+            better = cfg.reject_sigmas is not None and failed > float(state.marks.least)
+            return self._ended(self._taken_back(state) if better else state, failed), [], ""
         kept = (*state.kept, Kept(state.fit.params, window))[-cfg.keep_windows :]
         samples = [[sample_of(m, k.window, self.choice) for m in self.learner.molecules] for k in kept]
         frames = self.learner.pooled(samples, [k.params for k in kept])
         fit, updates = self.learner.learn(state.fit, frames, rng)
-        old, state = state.fit.params, state._replace(kept=kept, marks=marks)
+        before, state = float(state.marks.error), state._replace(kept=kept)
         if not updates:
-            counters = state.counters._replace(learned=np.asarray(0))
-            return self._ended(state._replace(counters=counters), failed), [], ""
+            return self._ended(state, failed), [], ""
         error = self.learner.matching.held_out(fit.params)
-        grown = error / float(marks.error) - 1.0
-        if self._bound and grown > cfg.forces.max_growth:
-            state = self._taken_back(state._replace(fit=fit, before=old))
+        grown = error / before - 1.0
+        if self._bound and not grown <= cfg.forces.max_growth:  # nor is an error that is not finite borne
+            state = self._taken_back(state._replace(fit=fit))
             return self._ended(state, failed), updates, f"the force error would have grown by {grown:.1%}"
         state = state._replace(
             fit=fit,
-            before=old,
             counters=state.counters._replace(learned=np.asarray(1)),
-            marks=marks._replace(error=np.asarray(error)),
+            marks=state.marks._replace(error=np.asarray(error)),
         )
         return self._ended(state, failed), updates, ""
 
     def _taken_back(self, state: State) -> State:
-        """With the parameters before the last epoch, half its rate, and nothing to learn from."""
+        """With the best parameters of this phase, half the rate, and nothing to learn from."""
         fit = state.fit._replace(
-            params=state.before, opt_state=self.learner.begun(state.before), rate=0.5 * state.fit.rate
+            params=state.best, opt_state=self.learner.begun(state.best), rate=0.5 * state.fit.rate
         )
         counters = state.counters._replace(learned=np.asarray(0))
-        return state._replace(fit=fit, kept=(), counters=counters)
+        error = np.asarray(self.learner.matching.held_out(fit.params))
+        marks = state.marks._replace(error=error)
+        return state._replace(fit=fit, kept=(), counters=counters, marks=marks)
 
     @property
     def _bound(self) -> bool:
@@ -261,29 +257,40 @@ class Refinement:
         return cfg.forces.combine != "none" and cfg.reject_sigmas is not None
 
     def _worse(self, state: State, failed: float, early: float) -> str:
-        """Why the epoch before is taken back, or "": more failures than chance explains, or most at once."""
+        """Why the epochs since the best one are taken back, or "": more failures than chance explains or
+        most at once."""
         sigmas, count = self.learner.cfg.reject_sigmas, self.simulator.replicas
         if sigmas is None:
             return ""
-        before = float(state.marks.failed)
-        p = 0.5 * (failed + before)
+        least = float(state.marks.least)
+        p = 0.5 * (failed + least)
         error = np.sqrt(2.0 * p * (1.0 - p) / count)
-        if failed - before > sigmas * error:
-            return f"{failed:.1%} of the replicas failed, {before:.1%} before"
+        if failed - least > sigmas * error:
+            return f"{failed:.1%} of the replicas failed, {least:.1%} before"
         if early > 0.5 >= float(state.marks.early):
             return f"{early:.1%} of the replicas failed in the first tenth of the window"
         return ""
 
-    def _plateau(self, state: State, failed: float) -> State:
-        """The rate of a plateau of the failed fraction."""
-        cfg, least = self.learner.cfg, float(state.marks.least)
-        if np.isnan(least) or failed < least:
-            marks = state.marks._replace(least=np.asarray(failed))
-            return state._replace(marks=marks, counters=state.counters._replace(stale=np.asarray(0)))
-        stale, fit = int(state.counters.stale) + 1, state.fit
+    def _noted(self, state: State, failed: float, early: float) -> State:
+        """With the best parameters of this phase, and the rate of a plateau of the failed fraction.
+
+        A window with the parameters of the best one again, after an epoch that was taken back, makes its
+        failed fraction the mean of both: the least of many is too low.
+        """
+        cfg, marks, counters = self.learner.cfg, state.marks, state.counters
+        least, stale, fit = float(marks.least), int(counters.stale), state.fit
+        if np.isnan(least) or (counters.learned and failed <= least):
+            stale = 0 if np.isnan(least) or failed < least else stale + 1
+            state, least = state._replace(best=fit.params), failed
+        else:
+            least, stale = least if counters.learned else 0.5 * (least + failed), stale + 1
         if cfg.plateau_epochs is not None and stale >= cfg.plateau_epochs:
             fit, stale = fit._replace(rate=cfg.plateau_factor * fit.rate), 0
-        return state._replace(fit=fit, counters=state.counters._replace(stale=np.asarray(stale)))
+        return state._replace(
+            fit=fit,
+            marks=marks._replace(least=np.asarray(least), early=np.asarray(early)),
+            counters=counters._replace(stale=np.asarray(stale), learned=np.asarray(0)),
+        )
 
     def _ended(self, state: State, failed: float | None) -> State:
         """The state with its next phase, after an epoch in which so many failed (None: as before)."""

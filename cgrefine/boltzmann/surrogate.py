@@ -6,6 +6,7 @@ the result does not depend on how the frames were divided. Frames without a coef
 what they hold reaches nothing.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -76,15 +77,18 @@ def surrogate_gradient(
         raise ValueError("no frame has a coefficient: there is nothing to differentiate")
     there = jax.local_devices() if devices is None else devices
     held = [jax.device_put(params, device) for device in there]
-    totals: list[Params] = [None] * len(there)
     if within is None:
         within = rooms.room([(e.topology, e.positions) for e in used], cutoff_A, chunk_beads)
+    total: Params = None
+    underway: deque[Params] = deque()
     for k, chunk in enumerate(chunks(used, cutoff_A, within)):
         d = k % len(there)
-        found = _gradient(model, explicit, held[d], jax.device_put(chunk, there[d]))
-        totals[d] = found if totals[d] is None else _added(totals[d], found)
-    own = [jax.tree.map(np.asarray, total) for total in totals if total is not None]
-    return jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *own)
+        underway.append(_gradient(model, explicit, held[d], jax.device_put(chunk, there[d])))
+        if len(underway) > len(there):
+            total = _added(total, underway.popleft())
+    for found in underway:
+        total = _added(total, found)
+    return total
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -97,9 +101,10 @@ def _gradient(model: BeadEnergies, explicit: Explicit | None, params: Params, ch
     return jax.grad(surrogate)(params)
 
 
-@jax.jit
-def _added(total: Params, more: Params) -> Params:
-    return jax.tree.map(jnp.add, total, more)
+def _added(total: Params | None, more: Params) -> Params:
+    """On the host and in the order of the chunks, so that the sum does not depend on the devices."""
+    found = jax.tree.map(np.asarray, more)
+    return found if total is None else jax.tree.map(np.add, total, found)
 
 
 def _with_coefficients(ensemble: Ensemble) -> Ensemble:

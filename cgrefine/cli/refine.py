@@ -17,10 +17,12 @@ from cgrefine.boltzmann.refine import Phase, State
 from cgrefine.cli import refine_state
 from cgrefine.cli.console import Console
 from cgrefine.cli.refine_judge import judge
-from cgrefine.cli.refine_log import board, course, entry_of, sentence, write_csv
+from cgrefine.cli.refine_log import course, entry_of, scalars_of, sentence, write_csv
 from cgrefine.cli.refine_report import write_report
 from cgrefine.cli.refine_setup import Setup, setup
 from cgrefine.cli.signals import asked_to_end
+from cgrefine.cli.simulate import unfinished
+from cgrefine.cli.tensorboard import board
 from cgrefine.config.schema import Config
 from cgrefine.errors import Interrupted
 from cgrefine.fm import forcefield
@@ -35,8 +37,7 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     Goes on with an interrupted refinement of the same work, window by window. Raises Interrupted after a
     signal, with the state of the last window written.
     """
-    stage.scratch.mkdir(exist_ok=True)
-    made = setup(config, root, console)
+    made = setup(config, root, console, lambda packs: unfinished(stage, packs, pieces=True))
     state, log = _refined(stage, made, console)
     pre, fit = made.force_field, state.fit
     fields = {"pre": pre, "post": _with(pre, fit.params)}
@@ -68,7 +69,7 @@ def _refined(stage: Stage, made: Setup, console: Console) -> tuple[State, list[d
             if info.phase == Phase.LEARN:
                 place = stage.path / "checkpoints" / f"cycle{info.cycle}_epoch{info.epoch}"
                 forcefield.save(place / "forcefield", _with(made.force_field, state.fit.params))
-            write(log[-1])
+            write(info.window, scalars_of(log[-1]))
             refine_state.save(path, state, log, stage.fingerprint)
             signal = asked()
             if signal is not None:

@@ -20,9 +20,9 @@ from cgrefine.cli.audit_subject import Subject
 from cgrefine.cli.audit_verdict import Verdict, judged
 from cgrefine.cli.console import Console
 from cgrefine.cli.observe_findings import Comparison, compared_with
-from cgrefine.cli.refine_setup import Setup, groups, window_section, with_frames, with_room
+from cgrefine.cli.refine_setup import Setup, groups, with_room
 from cgrefine.cli.replicas import Replica, read_outcomes
-from cgrefine.cli.simulate import assigned, chosen_domains, run_settings
+from cgrefine.cli.simulate import run_settings
 from cgrefine.cli.simulate_packs import n_packs, packs
 from cgrefine.cli.simulate_results import duration_ps
 from cgrefine.cli.train_member import frame_sets
@@ -59,16 +59,7 @@ def judge(
     """
     cfg = config.refine
     assert cfg is not None and config.train is not None
-    wanted = cfg.evaluation
-    # whole windows with frames like theirs: as many replicas as there are then share their program
-    windows = max(1, round(wanted.duration_ps / made.sim.duration_ps))
-    sim = window_section(
-        made.sim, cfg, wanted.replicas, windows * made.sim.duration_ps, made.sim.save_every_ps
-    )
-    sim = sim.model_copy(update={"seed": cfg.seed + 1})
-    chosen = chosen_domains(made.dataset, sim)
-    domains = with_frames(chosen, sim, validation=True, what="refine.evaluation")
-    replicas = assigned(domains, sim, validation=True)
+    sim, replicas = made.judging, made.held_out
     number = n_packs(replicas, sim)
     sim = sim.model_copy(update={"packs": number})
     chunk = made.refinement.simulator.run.n_frames
@@ -86,7 +77,7 @@ def judge(
     cutoff_A = max(field.model.cutoff_A for field in fields.values())
     frames = frame_sets(made.dataset, cutoff_A, config.loader).validation
     forces = compare(fields, frames, config.train.batch_beads, config.loader)
-    held_out = [name for name in wanted.held_out if name not in {t.observable for t in cfg.targets}]
+    held_out = [name for name in cfg.evaluation.held_out if name not in {t.observable for t in cfg.targets}]
     content = _content(verdicts, observables, forces, held_out, cfg.mode)
     _record(stage, verdicts, forces, config)
     return Judged(verdicts, observables, forces, held_out, content)

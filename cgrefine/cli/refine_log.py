@@ -1,17 +1,13 @@
-"""The log of a refinement: one entry a window, as JSON, as a table, for TensorBoard, and as a sentence."""
+"""The log of a refinement: one entry a window, as JSON, as a table, as scalars, and as a sentence."""
 
 import csv
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboard.compat.proto.event_pb2 import Event as Record  # pyright: ignore[reportAttributeAccessIssue] - made by protobuf
-from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] - made by protobuf
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from cgrefine.boltzmann.learning import Update
 from cgrefine.boltzmann.refine import Info, Phase
@@ -141,26 +137,15 @@ def write_csv(path: Path, log: Sequence[Mapping[str, Any]]) -> None:
     os.replace(temporary, path)
 
 
-@contextmanager
-def board(folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Yield a function that writes an entry's numbers for TensorBoard, by window."""
-    writer = EventFileWriter(str(folder))
-
-    def write(entry: Mapping[str, Any]) -> None:
-        numbers = {
-            "failed/window": entry["failed"],
-            "failed/since_exploring": entry["failed_since"],
-            "survival/window": 1.0 - entry["failed"],
-            "forces/held_out_rmse": math.sqrt(entry["force_mse"]),
-            "forces/multiplier": entry["multiplier"],
-            "update/rate": entry["rate"],
-            **{f"update/{name}": mean_of(entry, name) for name in OF_UPDATES},
-            **{f"loss/{name}": value for name, value in losses_of(entry).items()},
-        }
-        values = [Summary.Value(tag=tag, simple_value=v) for tag, v in numbers.items() if math.isfinite(v)]
-        writer.add_event(Record(step=entry["window"], summary=Summary(value=values)))
-
-    try:
-        yield write
-    finally:
-        writer.close()
+def scalars_of(entry: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of an entry for TensorBoard; NaN where there are none."""
+    return {
+        "failed/window": entry["failed"],
+        "failed/since_exploring": entry["failed_since"],
+        "survival/window": 1.0 - entry["failed"],
+        "forces/held_out_rmse": math.sqrt(entry["force_mse"]),
+        "forces/multiplier": entry["multiplier"],
+        "update/rate": entry["rate"],
+        **{f"update/{name}": mean_of(entry, name) for name in OF_UPDATES},
+        **{f"loss/{name}": value for name, value in losses_of(entry).items()},
+    }

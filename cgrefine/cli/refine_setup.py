@@ -1,6 +1,6 @@
 """What `refine` starts from: proteins, targets, replicas and force matching, out of a run folder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from cgrefine.cli.observe import reference_groups
 from cgrefine.cli.observe_findings import native_frame
 from cgrefine.cli.replicas import Replica
 from cgrefine.cli.simulate import assigned, chosen_domains, run_settings
-from cgrefine.cli.simulate_packs import n_packs, packed, packs
+from cgrefine.cli.simulate_packs import n_packs, packed, packs, with_packs
+from cgrefine.cli.stages import refuse_exchange
 from cgrefine.cli.train_member import frame_sets
 from cgrefine.config.refining import Refine, RefineTarget
 from cgrefine.config.running import Observables, Sim
@@ -45,30 +46,49 @@ HEADROOM = 1.5
 
 @dataclass(frozen=True)
 class Setup:
-    """Of one `refine`. sim: resolved, of the windows; force_field: that it starts from; domains: refined."""
+    """Of one `refine`. sim: resolved, of the windows; force_field: that it starts from; domains: refined.
+
+    held_out, judging: the replicas that the models are judged by, and their section.
+    """
 
     refinement: Refinement
     sim: Sim
     force_field: ForceField
     dataset: Dataset
     domains: Sequence[Domain]
+    held_out: Sequence[Replica]
+    judging: Sim
 
 
-def setup(config: Config, root: Path, console: Console) -> Setup:
+def setup(config: Config, root: Path, console: Console, begun: Callable[[int], int]) -> Setup:
     """Read prepare/ and train/ of a run folder.
 
-    Raises InputError on a model whose energy is nothing but what may not be refined, on proteins without a
-    training frame, and on targets that cannot be met.
+    begun: takes the number of packs of a refinement that begins now, and gives that of this one, which may
+    have been interrupted; called once nothing is wrong. Raises InputError on a term that the model does not
+    have, on exchange, on proteins without training or without validation frames, and on targets that cannot
+    be met.
     """
     cfg, sim = config.refine, config.sim
     assert cfg is not None and sim is not None
+    refuse_exchange(config, "refine")
     dataset = open_dataset(root / "prepare")
-    domains = with_frames(chosen_domains(dataset, sim), sim, validation=False, what="refine")
+    chosen = chosen_domains(dataset, sim)
+    domains = with_frames(chosen, sim, validation=False, what="refine", console=console)
     force_field = trained_at(root / "train", sim.temperature_K, console)
     terms = refined_terms(cfg, force_field)
     sim = window_section(sim, cfg, cfg.replicas, cfg.window_ps, cfg.save_every_ps)
-    replicas = assigned(domains, sim, validation=False)
+    replicas = assigned(domains, sim, validation=False, key="refine.replicas")
     sim = scaled(resolved(sim, force_field, replicas, console), replicas)
+    if sim.step_fs > 1000.0 * cfg.save_every_ps:
+        raise InputError(
+            f"refine.save_every_ps = {cfg.save_every_ps:g}: is shorter than a time step of {sim.step_fs:g} fs"
+        )
+    held_out, judging = _held_out(chosen, sim, cfg, console)
+    if unknown := sorted({t.domain for t in cfg.targets if t.domain} - {d.name for d in domains}):
+        raise InputError(
+            f"refine.targets: domain {unknown[0]} is not refined; choose from "
+            f"{', '.join(d.name for d in domains)}"
+        )
     known = [np.concatenate(groups(d, sim, validation=False)) for d in domains]
     molecules = _molecules(domains, replicas, sim)
     objectives = [
@@ -92,6 +112,11 @@ def setup(config: Config, root: Path, console: Console) -> Setup:
         forces.mean_frames,
         forces.control_variate,
     )
+    if not np.isfinite(matching.held_out(force_field.params)):
+        raise InputError(
+            f"{root / 'train'}: the force error of this model on validation frames is not finite: there is "
+            "nothing to compare with; train it again"
+        )
     cutoff_A = force_field.model.cutoff_A
     learner = Learner(
         force_field.model,
@@ -104,17 +129,25 @@ def setup(config: Config, root: Path, console: Console) -> Setup:
         force_field.params,
         cfg,
     )
-    simulator = _simulator(force_field, replicas, sim)
+    number = begun(n_packs(replicas, sim))
+    sim = with_packs(sim, number, console)
+    judging = judging.model_copy(update={"packs": min(number, len(held_out))})
+    simulator = _simulator(force_field, packs(replicas, number), sim)
     per_frame_ps = cfg.window_ps / simulator.run.n_frames
     guard = int(np.ceil(cfg.guard_ps / per_frame_ps - 1e-9))
-    choice = Choice(round(cfg.burn_in_fraction * simulator.run.n_frames), guard, cfg.negative_weight)
+    burn_in = int(cfg.burn_in_fraction * simulator.run.n_frames + 1e-9)
+    choice = Choice(burn_in, guard, cfg.negative_weight)
     rules = Rules(cfg.earlier_fraction, guard, cfg.random_reset)
     starts = np.concatenate([r.start for r in replicas]).astype(np.float32)
-    return Setup(Refinement(learner, simulator, starts, choice, rules), sim, force_field, dataset, domains)
+    refinement = Refinement(learner, simulator, starts, choice, rules)
+    return Setup(refinement, sim, force_field, dataset, domains, held_out, judging)
 
 
 def window_section(sim: Sim, cfg: Refine, replicas: int, duration_ps: float, save_every_ps: float) -> Sim:
-    """The section `sim` with other lengths and replicas, the seed of `refine`, and starts that are frames."""
+    """The section `sim` with other lengths and replicas, the seed of `refine`, and starts that are frames.
+
+    Packs are those of `sim`, at most one a replica.
+    """
     return sim.model_copy(
         update={
             "replicas": replicas,
@@ -123,10 +156,24 @@ def window_section(sim: Sim, cfg: Refine, replicas: int, duration_ps: float, sav
             "seed": cfg.seed,
             "start": "reference",
             "start_pdb": None,
-            "packs": None,
+            "packs": None if sim.packs is None else min(sim.packs, replicas),
             "on_cluster": False,
         }
     )
+
+
+def _held_out(chosen: Sequence[Domain], sim: Sim, cfg: Refine, console: Console) -> tuple[list[Replica], Sim]:
+    """Replicas from validation frames, and their section, by that of the windows.
+
+    They run over whole windows with frames like theirs: as many replicas as there are then share a program.
+    """
+    wanted, key = cfg.evaluation, "refine.evaluation"
+    windows = max(1, round(wanted.duration_ps / sim.duration_ps))
+    section = window_section(sim, cfg, wanted.replicas, windows * sim.duration_ps, sim.save_every_ps)
+    section = section.model_copy(update={"seed": cfg.seed + 1})
+    domains = with_frames(chosen, section, validation=True, what=key, console=console)
+    replicas = assigned(domains, section, validation=True, key=f"{key}.replicas")
+    return replicas, scaled(section, replicas)
 
 
 def refined_terms(cfg: Refine, force_field: ForceField) -> tuple[str, ...]:
@@ -146,12 +193,18 @@ def groups(domain: Domain, sim: Sim, validation: bool) -> list[np.ndarray]:
     return [x for x in reference_groups(domain, sim.temperature_K, validation)[1] if len(x)]
 
 
-def with_frames(domains: Sequence[Domain], sim: Sim, validation: bool, what: str) -> list[Domain]:
-    """The domains with frames of that part. Raises InputError when none has any."""
+def with_frames(
+    domains: Sequence[Domain], sim: Sim, validation: bool, what: str, console: Console
+) -> list[Domain]:
+    """The domains with frames of that part; tells which have none. Raises InputError when none has any."""
     found = [d for d in domains if groups(d, sim, validation)]
+    part = "validation" if validation else "training"
     if not found:
-        part = "validation" if validation else "training"
         raise InputError(f"{what}: no {part} frame near {sim.temperature_K:g} K (data.split)")
+    if len(found) < len(domains):
+        there = {d.name for d in found}
+        lost = ", ".join(d.name for d in domains if d.name not in there)
+        console.result(f"{what}: without {lost}, of which no {part} frame is near {sim.temperature_K:g} K")
     return found
 
 
@@ -181,6 +234,8 @@ def targets_of(domain: Domain, sim: Sim, cfg: Refine, shown: Observables) -> lis
             limits = packed([Replica(domain, 0, runs[0][0])], sim)[1]
             penalty = strain(limits, cfg.warn, sim.criteria)
             found.append(target(penalty, estimate(penalty, runs), "at_most", cfg.strain_weight))
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"refine: {domain.name}: {error}") from error
     return found
@@ -207,6 +262,8 @@ def from_file(observable: Observable, wanted: RefineTarget, path: Path) -> Targe
         raise InputError(f"{where}: `mean` and `stderr` are to be numbers ({fault})") from fault
     if error.shape != mean.shape:
         raise InputError(f"{where}: stderr has shape {error.shape}, mean {mean.shape}")
+    if not (np.isfinite(error) & (error >= 0.0)).all():
+        raise InputError(f"{where}: a value of `stderr` is not finite or below 0")
     require(observable, mean, wanted.kind)
     return Target(observable, wanted.kind, mean, error**2, 1.0, wanted.weight)
 
@@ -229,20 +286,19 @@ def _molecules(domains: Sequence[Domain], replicas: Sequence[Replica], sim: Sim)
     return found
 
 
-def _simulator(force_field: ForceField, replicas: Sequence[Replica], sim: Sim) -> Simulator:
+def _simulator(force_field: ForceField, whole: Sequence[Sequence[Replica]], sim: Sim) -> Simulator:
     """Packs as `simulate` makes them; a window is one chunk.
 
     Its buffers have HEADROOM for states that are denser than the starts, so that all windows share a program.
     """
     run = run_settings(sim, force_field, max_chunk_frames=1_000_000)
     found, begin = [], 0
-    for part in packs(replicas, n_packs(replicas, sim)):
+    for part in whole:
         system, limits = packed(part, sim)
         end = begin + sum(len(r.start) for r in part)
         kT = np.full(len(part), units.thermal_energy(sim.temperature_K), np.float32)
         found.append(Pack(system, limits, kT, slice(begin, end)))
         begin = end
-    whole = packs(replicas, len(found))
     return Simulator(force_field.model, found, integrator(sim), with_room(run, whole))
 
 

@@ -73,14 +73,15 @@ def build(stage: Stage, config: Config, root: Path, console: Console, model: Pat
         write_note(stage.path, model)
 
 
-def unfinished(stage: Stage, packs: int) -> int:
-    """Clear the stage folder, but for what an interrupted simulation of the same work left in the scratch
-    folder; return the number of packs that one was begun with, else `packs`."""
+def unfinished(stage: Stage, packs: int, pieces: bool = False) -> int:
+    """Clear the stage folder, but for what an interrupted run of the same work left in the scratch folder;
+    return the number of packs that one was begun with, else `packs`. pieces: outside of the scratch folder,
+    finished ones of the same work stay too."""
     work, path = {"format": FORMAT, "fingerprint": stage.fingerprint}, stage.scratch / "work.json"
     found = read_json(path) if path.exists() else {}
     same = work == {name: found.get(name) for name in work}
     for entry in stage.path.iterdir():
-        if entry == stage.scratch and same:
+        if same and (pieces or entry == stage.scratch):
             continue
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     if same:
@@ -95,9 +96,12 @@ def chosen_domains(dataset: Dataset, cfg: Sim) -> list[Domain]:
     return list(dataset.domains) if cfg.domains is None else [dataset.domain(name) for name in cfg.domains]
 
 
-def assigned(domains: Sequence[Domain], cfg: Sim, validation: bool | None = None) -> list[Replica]:
+def assigned(
+    domains: Sequence[Domain], cfg: Sim, validation: bool | None = None, key: str = "sim.replicas"
+) -> list[Replica]:
     """Replicas, or whole ladders of them, spread over the domains as evenly as possible, the first domains
-    having one more. validation: starts that are reference frames are of that part of the data alone.
+    having one more. validation: starts that are reference frames are of that part of the data alone. key:
+    where the number of replicas is configured.
 
     Raises InputError with fewer than domains: none is left out in silence.
     """
@@ -105,8 +109,7 @@ def assigned(domains: Sequence[Domain], cfg: Sim, validation: bool | None = None
     if several < len(domains):
         each = "one" if cfg.rungs == 1 else f"{cfg.rungs} (a ladder)"
         raise InputError(
-            f"sim.replicas = {cfg.replicas}: {len(domains)} domains need {each} each; name fewer in "
-            "sim.domains"
+            f"{key} = {cfg.replicas}: {len(domains)} domains need {each} each; name fewer in sim.domains"
         )
     found = []
     for d, domain in enumerate(domains):

@@ -111,6 +111,8 @@ def run_stage(
         inputs["model"], given = identity(model), {"model": model}
     if name == "prepare":
         inputs.update(_raw_hashes(config))
+    if name == "refine":
+        inputs.update(_target_hashes(config))
     sections = {s: _plain(getattr(config, s)) for s in (*spec.sections, *EXTRA_SECTIONS.get(name, ()))}
     fingerprint = artifacts.fingerprint_of(name, sections, inputs)
     if not force and artifacts.complete(root, name) == fingerprint:
@@ -273,6 +275,16 @@ def _raw_hashes(config: Config) -> dict[str, str]:
     paths = [path for source in sources(config.data) for path in source.files]
     listed = config.data.split.cath_list
     paths += [] if listed is None else [Path(listed).expanduser()]
+    return _hashes(paths)
+
+
+def _target_hashes(config: Config) -> dict[str, str]:
+    """Hashes of the files that targets come from."""
+    assert config.refine is not None
+    return _hashes([t.file for t in config.refine.targets if t.file is not None])
+
+
+def _hashes(paths: Sequence[Path]) -> dict[str, str]:
     hashes = (artifacts.file_hash(path) if path.is_file() else "missing" for path in paths)
     return {f"{i}:{path.name}": digest for i, (path, digest) in enumerate(zip(paths, hashes, strict=True))}
 

@@ -11,13 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tensorboard.compat.proto.event_pb2 import Event as Record  # pyright: ignore[reportAttributeAccessIssue] - made by protobuf
-from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] - made by protobuf
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from cgrefine import distributed, units
 from cgrefine.cli.console import Bar, Console
 from cgrefine.cli.signals import asked_to_end
+from cgrefine.cli.tensorboard import board as event_file
 from cgrefine.config.data import Loader
 from cgrefine.config.schema import Config
 from cgrefine.config.training import Model, Train
@@ -30,7 +28,7 @@ from cgrefine.fm.forcefield import ForceField
 from cgrefine.fm.models.registry import network_term
 from cgrefine.fm.priors import parameters
 from cgrefine.fm.priors.parameters import Scaling
-from cgrefine.fm.step import parts
+from cgrefine.fm.step import FitInfo, parts
 from cgrefine.fm.train import EpochLog, Event, Snapshot, Task, fit, single
 
 
@@ -181,28 +179,26 @@ def _board(folder: Path) -> Iterator[Callable[[Event, int], None]]:
     if not distributed.is_first():
         yield lambda event, every: None
         return
-    writer = EventFileWriter(str(folder))
+    with event_file(folder) as write:
 
-    def write(event: Event, every: int) -> None:
-        if event.log is not None:
-            scalars = _of_epoch(event.log)
-        elif event.info is not None and event.progress.updates % every == 0:
-            info = event.info
-            scalars = {
-                "update/loss": float(info.loss),
-                "update/gradient_norm": float(info.gradient_norm),
-                "update/learning_rate": float(info.rate),
-            }
-        else:
-            return
-        values = [Summary.Value(tag=tag, simple_value=v) for tag, v in scalars.items() if np.isfinite(v)]
-        done = sum(entry.updates for entry in event.progress.log) + event.progress.updates
-        writer.add_event(Record(step=done, summary=Summary(value=values)))
+        def tell(event: Event, every: int) -> None:
+            if event.log is not None:
+                scalars = _of_epoch(event.log)
+            elif event.info is not None and event.progress.updates % every == 0:
+                scalars = _of_update(event.info)
+            else:
+                return
+            write(sum(entry.updates for entry in event.progress.log) + event.progress.updates, scalars)
 
-    try:
-        yield write
-    finally:
-        writer.close()
+        yield tell
+
+
+def _of_update(info: FitInfo) -> dict[str, float]:
+    return {
+        "update/loss": float(info.loss),
+        "update/gradient_norm": float(info.gradient_norm),
+        "update/learning_rate": float(info.rate),
+    }
 
 
 def _of_epoch(log: EpochLog) -> dict[str, float]:

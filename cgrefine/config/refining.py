@@ -142,14 +142,16 @@ class Refine(Section):
     failure; the failed states themselves count as negative_weight frames each. keep_windows: pooled by their
     mixture. min_kish: of N frames, below which weights are not used any more; max_spread: of the change of
     U/kT in an update, which is scaled down to it (None: never); min_signal: cosine between the gradients of
-    half the replicas each, below which an update goes by forces alone (None: never). reject_sigmas: an epoch
-    after which more replicas fail, by so many standard errors, is taken back and the rate halved (None:
-    never).
+    half the replicas each, below which an update goes by forces alone (None: never). reject_sigmas: when
+    more replicas fail than in the best window of the phase, by so many standard errors, its parameters are
+    taken up again and the rate is halved; the phase also ends with them (None: never).
     Losses: relative_entropy (weight, reference_frames of it a window), targets, strain_weight (bonds, second
     neighbours and overlaps beyond the thresholds of `warn`, at most as in the reference), anchor (weight of
     the divergence from the start on reference frames). product: whole; split: residual and covariance from
     different halves of the replicas; minibatch: of minibatch_frames, as published. centring: of covariances.
     terms: of the energy, that are refined (None: the network if there is one, else all).
+    The packs of `sim` (at most one a replica) are streams of noise here too, in which windows and judgement
+    run.
     """
 
     mode: Mode = "refine"
@@ -190,7 +192,7 @@ class Refine(Section):
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.2
     min_rate_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.04
     forces: Forces = Forces()
-    terms: list[str] | None = None
+    terms: Annotated[list[str], Field(min_length=1)] | None = None
     evaluation: Evaluation = Evaluation()
     seed: Annotated[int, Field(ge=0)] = 0
 

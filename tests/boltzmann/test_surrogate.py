@@ -129,3 +129,16 @@ def test_single_precision_agrees():
     found = surrogate_gradient(MODEL, params, (single,), CUTOFF)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(found))
     assert_close(found, gradient(e), rtol=1e-5)
+
+
+def test_devices_do_not_change_the_sum():
+    """To the bit, in single precision: chunks are added in their order, whoever made them."""
+    e = ensemble(count=23, seed=5)
+    e = e._replace(positions=e.positions.astype(np.float32))
+    params = jax.tree.map(lambda leaf: leaf.astype(np.float32), PARAMS)
+    (device,) = jax.local_devices()[:1]
+    one, three = (
+        surrogate_gradient(MODEL, params, (e,), CUTOFF, chunk_beads=27, devices=[device] * k) for k in (1, 3)
+    )
+    for a, b in zip(*map(jax.tree.leaves, (one, three)), strict=True):
+        assert np.array_equal(a, b) and a.any()

@@ -116,7 +116,7 @@ def test_a_chain_that_was_wrapped_is_broken():
 def test_neighbours_far_away_are_those_of_the_same_positions_in_double_precision():
     """Distances are of differences, which are exact here: the squares of positions would cost 16 Å²."""
     n = 60
-    x = np.float32(random_chain(n, 2) + FAR)
+    x = np.asarray(random_chain(n, 2) + FAR, np.float32)
     system = pack([topology_from_species([0] * n)])
     pairs = neighbors.candidates(system)
     found = neighbors.update(jnp.asarray(x), pairs, 10.0, len(pairs.senders))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cgrefine import neighbors
-from cgrefine.sim.rooms import EDGE_STEP, Room, filled, own_room, room
+from cgrefine.sim.forces import CAPACITY_STEP as EDGE_STEP
+from cgrefine.sim.rooms import Room, filled, own_room, room
 from cgrefine.system import topology_from_species
 from tests.chains import random_chain
 
