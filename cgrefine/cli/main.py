@@ -10,7 +10,8 @@ import typer
 app = typer.Typer(
     name="cgrefine",
     help="Coarse-grained protein force fields from all-atom MD with forces: "
-    "sample → inspect → prepare → priors → train → evaluate → simulate → observe → audit → export → lammps.",
+    "sample → inspect → prepare → priors → train → evaluate → simulate → observe → audit → refine → export → "
+    "lammps.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

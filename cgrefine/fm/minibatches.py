@@ -72,7 +72,8 @@ class Minibatches:
         gradient = _mean(there)
         if self._control_variate:
             gradient = jax.tree.map(lambda a, b, c: a - b + c, gradient, _mean(start), self._at_start)
-        return ForceStep(now, now / before - 1.0, jax.tree.map(np.asarray, gradient))
+        growth = (now - before) / max(before, np.finfo(np.float32).tiny)
+        return ForceStep(now, growth, jax.tree.map(np.asarray, gradient))
 
     def held_out(self, params: Params) -> float:
         """Mean squared error of a force component over the held-out frames, (kcal/mol/Å)²."""
