@@ -29,6 +29,7 @@ from cgrefine.sim.stability import checks
 from cgrefine.status import Status
 from cgrefine.system import pack, topology_from_species
 
+pytestmark = pytest.mark.stages
 K, R0, HOLE = 14.0, 3.8, 4.2
 T_K = 300.0
 KT = units.thermal_energy(T_K)

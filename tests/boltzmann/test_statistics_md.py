@@ -22,6 +22,7 @@ from tests import analytic
 from tests.analytic import BOND, DIMER
 from tests.dynamics import KEY, averages, deviations, evaluate_with, frames
 
+pytestmark = pytest.mark.stages
 KCAL_IN_KJ = 4.184
 WALL = 50.0
 LJ = {"eps": 2.0, "sig": 1.0}

@@ -226,7 +226,7 @@ def filled(made: Setup) -> Any:
         counters=state.counters._replace(phase=np.asarray(int(Phase.LEARN)), windows=np.asarray(5)),
         fit=state.fit._replace(rate=np.asarray(0.2)),
     )  # fmt: skip
-    assert np.isnan(state.marks.failed)
+    assert np.isnan(state.marks.least)
     return state
 
 
