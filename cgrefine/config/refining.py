@@ -173,7 +173,10 @@ class Refine(Section):
     guard_ps: NotNegative = 0.0
     relative_entropy: NotNegative = 1.0
     reference_frames: Annotated[int, Field(ge=2)] = 256
-    targets: list[RefineTarget] = [RefineTarget(observable="P(r)"), RefineTarget(observable="angle")]
+    targets: list[RefineTarget] = [
+        RefineTarget(observable="P(r)", weight=0.1),
+        RefineTarget(observable="angle", weight=0.1),
+    ]
     strain_weight: NotNegative = 300.0
     warn: Unusual = Unusual()
     anchor: NotNegative = 0.0

@@ -66,7 +66,8 @@ def room_for(
 ) -> int:
     """Edges of a buffer: headroom times those at these positions and at least so many, see `fitted`."""
     vectors = positions[pairs.receivers] - positions[pairs.senders]
-    return fitted(max(headroom * int(((vectors**2).sum(-1) < cutoff_A**2).sum()), least), pairs)
+    edges = headroom * int(((vectors**2).sum(-1) < cutoff_A**2).sum())
+    return fitted(float(max(edges, least)), pairs)
 
 
 def fitted(edges: float, pairs: Candidates) -> int:
