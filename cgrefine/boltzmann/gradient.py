@@ -149,7 +149,7 @@ def effective_sizes(
     moving = [part - part.mean() for part in parts if len(part) > 1]
     found = correlation(moving) if moving else None
     time = math.inf if found is None or math.isnan(found.time) else max(found.time, 0.5)
-    return np.array([max(len(part) / (2.0 * time), min(len(part), 1)) for part in parts])
+    return np.array([max(len(part) / (2.0 * time), min(len(part), 1)) for part in parts], np.float64)
 
 
 def _bessel(
