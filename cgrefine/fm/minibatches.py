@@ -72,7 +72,7 @@ class Minibatches:
         gradient = _mean(there)
         if self._control_variate:
             gradient = jax.tree.map(lambda a, b, c: a - b + c, gradient, _mean(start), self._at_start)
-        growth = (now - before) / max(before, np.finfo(np.float32).tiny)
+        growth = (now - before) / max(before, float(np.finfo(np.float32).tiny))
         return ForceStep(now, growth, jax.tree.map(np.asarray, gradient))
 
     def held_out(self, params: Params) -> float:
