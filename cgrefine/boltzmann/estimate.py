@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cgrefine.boltzmann.gradient import (
+    NotTold,
     coefficients,
     effective_sizes,
     projected,
@@ -81,7 +82,7 @@ def estimated(
         try:
             own, n_eff = _of_targets(objective, frames, weights, rng)
             a += own
-        except ValueError:  # a half without frames, or no block with two of them
+        except NotTold:
             told = False
     q = len(reference.positions)
     at_reference = np.zeros(q)
@@ -162,7 +163,7 @@ def _minibatches(
     number = len(counted) // max(size, 1)
     total = np.zeros(len(weights))
     if size < 2:
-        raise ValueError("no minibatch has two frames")
+        raise NotTold("no minibatch has two frames")
     for batch in np.split(counted[: number * size], number):
         p = np.full(size, 1.0 / size)
         own = values[batch]

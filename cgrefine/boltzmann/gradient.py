@@ -31,6 +31,10 @@ Slope = Callable[[np.ndarray], np.ndarray]
 """The derivative of a loss at means (k,): (k,)."""
 
 
+class NotTold(ValueError):
+    """The frames are too few to tell a covariance."""
+
+
 def weighted_mean(
     values: Float[np.ndarray, "frames *shape"], weights: Float[np.ndarray, " frames"]
 ) -> Float[np.ndarray, "*shape"]:
@@ -53,7 +57,7 @@ def coefficients(
     n_eff: independent frames of each block, for Bessel's factor n/(n - 1); default: Kish's number of its
     weights, 1/Σp²; inf: weights that are exact, factor 1. Blocks of at most one independent frame tell no
     covariance and are left out; the others take their weight.
-    Raises ValueError when beta is not positive or no block is left.
+    Raises ValueError when beta is not positive, NotTold when no block is left.
     """
     v = projected(values, weights, slope, blocks)
     return _bessel(weights, beta, blocks, n_eff) * v
@@ -88,7 +92,7 @@ def split_half_coefficients(
 
     The residual L' and the covariance of the same N frames share their noise, so that their product is off
     by O(1/N). second: frames of the second half; a block (replica) is to lie in one half.
-    Raises ValueError when a half has no weight, or a block lies in both.
+    Raises ValueError when a block lies in both halves, NotTold when a half has no weight.
     """
     p, later = np.asarray(weights, np.float64), np.asarray(second)
     if blocks is not None and set(blocks[later].tolist()) & set(blocks[~later].tolist()):
@@ -97,7 +101,7 @@ def split_half_coefficients(
     for half in (later, ~later):
         own, other = np.where(half, p, 0.0), np.where(half, 0.0, p)
         if own.sum() == 0.0 or other.sum() == 0.0:
-            raise ValueError("a half of the frames has no weight")
+            raise NotTold("a half of the frames has no weight")
         there = slope(weighted_mean(values, other / other.sum()))
         total += 0.5 * coefficients(values, own / own.sum(), there, beta, blocks, n_eff)
     return total
@@ -163,7 +167,7 @@ def _bessel(
     n = kish if n_eff is None else np.broadcast_to(np.asarray(n_eff, np.float64), (count,))
     told = (share > 0.0) & (n > 1.0 + 1e-9)
     if not told.any():
-        raise ValueError("no block of frames has more than one independent frame: no covariance")
+        raise NotTold("no block of frames has more than one independent frame: no covariance")
     finite = np.where(np.isinf(n) | ~told, 2.0, n)
     factor = np.where(np.isinf(n), 1.0, finite / (finite - 1.0))
     factor = np.where(told, factor * share.sum() / share[told].sum(), 0.0)

@@ -17,7 +17,7 @@ from cgrefine.boltzmann.combine import START, Balance, combined, cosine, norm, w
 from cgrefine.boltzmann.estimate import Estimated, Objective, Reference, estimated
 from cgrefine.boltzmann.samples import Pooled, Sample, Worth, pooled, worth
 from cgrefine.boltzmann.surrogate import CHUNK_BEADS, Ensemble, surrogate_gradient
-from cgrefine.boltzmann.weights import reduced_spread
+from cgrefine.boltzmann.weights import NoOverlap, reduced_spread
 from cgrefine.boltzmann.windows import Molecule
 from cgrefine.config.refining import Refine
 from cgrefine.energy import BeadEnergies, Params
@@ -27,8 +27,13 @@ from cgrefine.sim.rooms import Room
 
 MOMENTUM = 0.9
 
+TINY = float(np.finfo(np.float32).tiny)
+
 VERIFIED = 1.5
-"""Times the allowed spread, beyond which a step that was scaled down is halved once more."""
+"""Factor about the allowed spread, within which the share of a step needs no further look."""
+
+LOOKS = 4
+"""At the spread of a step, at most."""
 
 
 @runtime_checkable
@@ -58,8 +63,18 @@ class Matching(Protocol):
         ...
 
 
+class Frames(NamedTuple):
+    """Frames of one molecule that bound a step. positions (f, n, 3) Å; weights (f,) sum to 1."""
+
+    positions: np.ndarray
+    weights: np.ndarray
+
+
 class Arm(NamedTuple):
-    """The control: what forces alone make of the same number of updates. balance: its running norm."""
+    """The control: what forces alone make of the same number of updates. balance: its running norm.
+
+    Its steps are scaled down by the same rule, on reference frames: it has none of its own.
+    """
 
     params: Params
     opt_state: Any
@@ -147,15 +162,24 @@ class Learner:
         return {name: params[name] for name in self.terms}
 
     def pooled(self, samples: Sequence[Sequence[Sample]], params: Sequence[Params]) -> list[Pooled]:
-        """Frames of each molecule, from its samples of each window and the parameters of these."""
+        """Frames of each molecule, from its samples of each window and the parameters of these.
+
+        Of the newest window alone, where the windows do not overlap.
+        """
         return [
-            pooled(
-                [of_window[m] for of_window in samples],
-                self._values[m],
-                [lambda x, m=m, theta=theta: self.reduced(m, theta, x) for theta in params],
-            )
+            self._pooled(m, [of_window[m] for of_window in samples], params)
             for m in range(len(self.molecules))
         ]
+
+    def _pooled(self, m: int, samples: Sequence[Sample], params: Sequence[Params]) -> Pooled:
+        energies = [lambda x, theta=theta: self.reduced(m, theta, x) for theta in params]
+        frames = pooled(samples, self._values[m], energies)
+        try:
+            if len(samples) > 1 and len(frames.sample.share):
+                worth(frames, frames.reduced[-1])
+        except NoOverlap:
+            return self._pooled(m, samples[-1:], params[-1:])
+        return frames
 
     def reduced(self, m: int, params: Params, frames: np.ndarray) -> np.ndarray:
         """U/kT of frames (f, n, 3) of a molecule, (f,) float64."""
@@ -166,20 +190,22 @@ class Learner:
     def learn(self, fit: Fit, frames: Sequence[Pooled], rng: np.random.Generator) -> tuple[Fit, list[Update]]:
         """Up to updates_per_window updates; molecules without a frame are left out. [] when none has any.
 
-        An update with a number that is not finite changes nothing: step 0. Frames that cannot be weighted (an
-        energy that is not finite, pooled windows that do not overlap) end the updates.
+        An update with a number that is not finite changes nothing: step 0. Frames that cannot be weighted,
+        because an energy is not finite, end the updates.
         """
         there = [m for m, f in enumerate(frames) if len(f.sample.share)]
         chosen = {m: self._reference(m, rng) for m in there}
         at_start = {m: self.reduced(m, self.start, x) for m, x in chosen.items()} if self.cfg.anchor else {}
         done: list[Update] = []
+        at_first: dict[int, Worth] = {}
         now = {m: self.reduced(m, fit.params, frames[m].sample.positions) for m in there}
         while there and len(done) < self.cfg.updates_per_window:
             try:
                 worths = {m: worth(frames[m], now[m]) for m in there}
             except ValueError:  # of the weights, see above: the next window begins anew
                 break
-            if done and min(w.kish for w in worths.values()) < self.cfg.min_kish:
+            at_first = at_first or worths
+            if min(w.kish / at_first[m].kish for m, w in worths.items()) < self.cfg.min_kish:
                 break
             references = {
                 m: Reference(x, self.reduced(m, fit.params, x) - at_start[m] if at_start else None)
@@ -218,7 +244,8 @@ class Learner:
         moves = jax.tree.map(lambda leaf: np.asarray(fit.rate * leaf, np.float32), moves)
         params, after, step = fit.params, now, 0.0
         if _finite((moves, opt_state, balance)):
-            params, after, step = self._within(fit.params, moves, frames, worths, now)
+            own_frames = {m: Frames(frames[m].sample.positions, w.weights) for m, w in worths.items()}
+            params, after, step = self._within(fit.params, moves, own_frames, now)
         else:  # neither does it stay in what is carried on
             opt_state, balance = fit.opt_state, fit.balance
         update = Update(
@@ -244,29 +271,34 @@ class Learner:
         self,
         params: Params,
         moves: Params,
-        frames: Sequence[Pooled],
-        worths: dict[int, Worth],
+        frames: dict[int, Frames],
         now: dict[int, np.ndarray],
     ) -> tuple[Params, dict[int, np.ndarray], float]:
         """The parameters after a step within the trust region, U/kT there, and the share that was taken.
 
-        The spread of a change of U/kT is nearly linear in it, so one look gives the share, and a second one
-        makes sure. A step to energies that are not finite is not taken: share 0.
+        The spread of a change of U/kT is nearly linear in it, so that in proportion the next share is found
+        from the last, between the longest that was short enough and the shortest that was not. A step to
+        energies that are not finite is not taken: share 0.
         """
-        share = 1.0
-        for look in range(3):
+        taken, share, most = (params, now, 0.0), 1.0, self.cfg.max_spread
+        short, long = 0.0, np.inf
+        for look in range(LOOKS):
             moved = {**params, **_moved(self.free(params), moves, share)}
-            there = {m: self.reduced(m, moved, frames[m].sample.positions) for m in now}
+            there = {m: self.reduced(m, moved, frames[m].positions) for m in now}
             if not all(np.isfinite(u).all() for u in there.values()):
                 return params, now, 0.0
-            most = self.cfg.max_spread
             if most is None:
                 return moved, there, share
-            s = max(reduced_spread(there[m] - now[m], worths[m].weights) for m in now)
-            if s <= (1.0 if look == 0 else VERIFIED) * most:
+            s = max(reduced_spread(there[m] - now[m], frames[m].weights) for m in now)
+            if s <= VERIFIED * most and (s >= most / VERIFIED or (look == 0 and s <= most)):
                 return moved, there, share
-            share *= most / s if look == 0 else 0.5
-        return params, now, 0.0
+            if s <= most:
+                taken, short = (moved, there, share), share
+            else:
+                long = share
+            guess = share * most / max(s, TINY)
+            share = guess if short < guess < long else 0.5 * (short + long)
+        return taken
 
     def _gradient(self, ensembles: list[Ensemble], params: Params) -> Params:
         """Of the refined terms; zero without a frame."""
@@ -286,15 +318,26 @@ class Learner:
             direction = jax.tree.map(lambda leaf: cfg.weight * leaf, forces)
         else:
             _, running = combined("constraint", forces, forces, running, 1.0)
-            divisor = (
-                np.float32(max(float(running.forces), np.finfo(np.float32).tiny)) if size else np.float32(1.0)
-            )
+            divisor = np.float32(max(float(running.forces), TINY) if size else 1.0)
             direction = jax.tree.map(lambda leaf: leaf / divisor, forces)
         moves, opt_state = self.optimizer.update(direction, arm.opt_state, self.free(arm.params))
         if not _finite((moves, opt_state, running)):
             return arm
-        moved = jax.tree.map(lambda p, d: np.asarray(p + d, np.float32), self.free(arm.params), moves)
-        return Arm({**arm.params, **moved}, _host(opt_state), running)
+        moves = jax.tree.map(lambda d: np.asarray(d, np.float32), moves)
+        now = {m: self.reduced(m, arm.params, x.positions) for m, x in self._bounds.items()}
+        params, _, _ = self._within(arm.params, moves, self._bounds, now)
+        return Arm(params, _host(opt_state), running)
+
+    @cached_property
+    def _bounds(self) -> dict[int, Frames]:
+        """Reference frames that bound the steps of the control; none without a trust region."""
+        if self.cfg.max_spread is None:
+            return {}
+        count = self.cfg.reference_frames
+        chosen = [x[np.linspace(0, len(x) - 1, min(count, len(x))).astype(int)] for x in self.references]
+        return {
+            m: Frames(np.asarray(x, np.float32), np.full(len(x), 1.0 / len(x))) for m, x in enumerate(chosen)
+        }
 
     def _reference(self, m: int, rng: np.random.Generator) -> np.ndarray:
         """Reference frames of a window, none twice."""

@@ -8,6 +8,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 
+class NoOverlap(ValueError):
+    """Frames of several energies, too far apart to be pooled."""
+
+
 def boltzmann_weights(
     reduced_change: Float[np.ndarray, " frames"], good: Bool[np.ndarray, " frames"] | None = None
 ) -> Float[np.ndarray, " frames"]:
@@ -75,7 +79,7 @@ def mixture_weights(
         p_s ∝ exp(-u(x_s)) / Σ_k N_k exp(f_k - u_k(x_s)),
         f_k = -ln Σ_s exp(-u_k(x_s)) / Σ_l N_l exp(f_l - u_l(x_s))
     The f_k by iteration to a change of `tolerance` in each. Shirts & Chodera, J. Chem. Phys. 129, 124105
-    (2008), eqs. 11 and 14. Raises ValueError when the iteration does not settle: the sources do not overlap.
+    (2008), eqs. 11 and 14. Raises NoOverlap when the iteration does not settle.
     """
     u = np.asarray(reduced, np.float64)
     logs = np.log(np.asarray(counts, np.float64))[:, None] - u
@@ -88,7 +92,7 @@ def mixture_weights(
         f = new
         if settled:
             return boltzmann_weights(np.asarray(target, np.float64) + _log_sum(logs + f[:, None], axis=0))
-    raise ValueError(f"the weights of frames of {len(u)} sources did not settle in {most_rounds} rounds")
+    raise NoOverlap(f"the weights of frames of {len(u)} sources did not settle in {most_rounds} rounds")
 
 
 def _log_sum(logs: np.ndarray, axis: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """What `cgrefine observe` finds about a domain: observables and surfaces of reference and model, compared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from cgrefine.observables.free_energy import Surface
 from cgrefine.observables.histogram import Bins
 from cgrefine.observables.statistics import Correlation, Estimate, correlation, estimate_of_means, independent
 from cgrefine.observables.structure import Averages, Observable, averager
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -121,20 +124,18 @@ def findings(
 def compared_with(
     domain: Domain,
     reference: Sequence[np.ndarray],
-    models: Mapping[str, Sequence[np.ndarray]],
+    models: Mapping[Key, Sequence[np.ndarray]],
     cfg: Observables,
-) -> dict[str, list[Comparison]]:
+) -> dict[Key, list[Comparison]]:
     """The observables alone, of the frames (f, n, 3) Å of the reference and of the replicas of each model,
-    by its name; in one program."""
-    sides = {"reference": reference, **{f"model {name}": runs for name, runs in models.items()}}
+    by its key; in one program."""
+    sides = {"reference": reference, **{f"model {k}": runs for k, runs in enumerate(models.values())}}
     observables, averages = _averages(domain, {k: independent(runs) for k, runs in sides.items()}, cfg)
     return {
-        name: _comparisons(
-            observables,
-            {"reference": averages["reference"], "model": averages[f"model {name}"]},
-            cfg,
+        key: _comparisons(
+            observables, {"reference": averages["reference"], "model": averages[f"model {k}"]}, cfg
         )
-        for name in models
+        for k, key in enumerate(models)
     }
 
 

@@ -33,18 +33,23 @@ from cgrefine.fm.compare import Difference, compare
 from cgrefine.fm.forcefield import ForceField
 from cgrefine.sim.rollout import Settings
 
-FORMAT = 1
+FORMAT = 2
+
+Observed = dict[str, dict[str, list[Comparison]]]
+"""Of each model and protein."""
 
 
 @dataclass(frozen=True)
 class Judged:
     """verdicts, observables (by protein): of each model; forces: of all of them; content: final_metrics.json.
 
-    held_out: names of observables that were no targets.
+    together: observables over the time in which the same replica of every model is alive. held_out: names of
+    observables that were no targets.
     """
 
     verdicts: dict[str, Verdict]
-    observables: dict[str, dict[str, list[Comparison]]]
+    observables: Observed
+    together: Observed
     forces: Forces
     held_out: Sequence[str]
     content: dict[str, Any]
@@ -71,16 +76,16 @@ def judge(
     verdicts = {name: judged(s.found, s.duration_ps, config.audit.confidence) for name, s in subjects.items()}
     for name, verdict in verdicts.items():
         console.result(f"{name}: {verdict.sentence}")
-    observables = _observables(subjects, config)
+    observables, together = _observables(subjects, config)
     for name, of_domains in observables.items():
         _write_arrays(stage.path / "evaluation" / name / "observables.npz", of_domains)
     cutoff_A = max(field.model.cutoff_A for field in fields.values())
     frames = frame_sets(made.dataset, cutoff_A, config.loader).validation
     forces = compare(fields, frames, config.train.batch_beads, config.loader)
     held_out = [name for name in cfg.evaluation.held_out if name not in {t.observable for t in cfg.targets}]
-    content = _content(verdicts, observables, forces, held_out, cfg.mode)
+    content = _content(verdicts, observables, together, forces, held_out, cfg.mode)
     _record(stage, verdicts, forces, config)
-    return Judged(verdicts, observables, forces, held_out, content)
+    return Judged(verdicts, observables, together, forces, held_out, content)
 
 
 def _subject(
@@ -106,21 +111,29 @@ def _subject(
     return Subject(field, made.dataset, sim, folder, found, duration_ps(sim, run))
 
 
-def _observables(subjects: Mapping[str, Subject], config: Config) -> dict[str, dict[str, list[Comparison]]]:
-    """Of each model and protein: the reference's validation frames against frames before any failure, starts
-    left out. A protein without such a frame is left out."""
-    found: dict[str, dict[str, list[Comparison]]] = {name: {} for name in subjects}
+def _observables(subjects: Mapping[str, Subject], config: Config) -> tuple[Observed, Observed]:
+    """The reference's validation frames against frames before any failure, starts left out: all of them, and
+
+    those at times at which the same replica of every model is alive: else a model that dies at once would be
+    judged near its starts, and one that lives where it has come to. A protein without frames is left out.
+    """
+    found, together = {name: {} for name in subjects}, {name: {} for name in subjects}
     any_of = next(iter(subjects.values()))
     for domain in any_of.domains():
-        models = {}
-        for name, subject in subjects.items():
-            runs = [subject.frames(o)[1:] for o in subject.found if o.domain == domain.name]
-            runs = [x for x in runs if len(x)]
-            models |= {name: runs} if runs else {}
+        runs = {
+            name: [subject.frames(o)[1:] for o in subject.found if o.domain == domain.name]
+            for name, subject in subjects.items()
+        }
+        shortest = [min(map(len, same)) for same in zip(*runs.values(), strict=True)]
+        cut = {name: [x[:k] for x, k in zip(of, shortest, strict=True)] for name, of in runs.items()}
+        sides = {(name, False): of for name, of in runs.items()}
+        sides |= {(name, True): of for name, of in cut.items()}
+        lived = {side: [x for x in of if len(x)] for side, of in sides.items()}
         reference = groups(domain, any_of.sim, validation=True)
-        for name, comparisons in compared_with(domain, reference, models, config.observables).items():
-            found[name][domain.name] = comparisons
-    return found
+        lived = {side: of for side, of in lived.items() if of}
+        for (name, cut_), comparisons in compared_with(domain, reference, lived, config.observables).items():
+            (together if cut_ else found)[name][domain.name] = comparisons
+    return found, together
 
 
 def _write_arrays(path: Path, found: Mapping[str, list[Comparison]]) -> None:
@@ -154,7 +167,8 @@ def observable_names(found: Judged) -> list[str]:
 
 def _content(
     verdicts: Mapping[str, Verdict],
-    observables: Mapping[str, dict[str, list[Comparison]]],
+    observables: Observed,
+    together: Observed,
     forces: Forces,
     held_out: Sequence[str],
     mode: str,
@@ -175,6 +189,7 @@ def _content(
             "force_mse": error.errors.mse._asdict(),
             "force_mse_difference": _difference(error.difference),
             "observables": {key: _of_observable(observables[name], key) for key in sorted(pooled)},
+            "observables_together": {key: _of_observable(together[name], key) for key in sorted(pooled)},
         }
     return {
         "format": FORMAT,

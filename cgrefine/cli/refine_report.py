@@ -8,7 +8,7 @@ import numpy as np
 from cgrefine.artifacts import Stage
 from cgrefine.cli.audit_plots import survival_plots
 from cgrefine.cli.observe_findings import Comparison
-from cgrefine.cli.refine_judge import Judged, distances, observable_names
+from cgrefine.cli.refine_judge import Judged, Observed, distances, observable_names
 from cgrefine.cli.refine_log import losses_of, mean_of
 from cgrefine.cli.refine_setup import Setup
 from cgrefine.observables.histogram import density
@@ -32,7 +32,14 @@ def write_report(stage: Stage, made: Setup, log: Sequence[Mapping[str, Any]], fo
         Section("Before and after", _told(made, found), _table(found), plots=survival[:1]),
         Section("Force error and stability", FRONT, plots=[front]),
         Section("Course", COURSE, plots=course),
-        Section("Observables", OBSERVABLES, _observables(found), plots=distributions(found), columns=2),
+        Section("Observables over the same time", TOGETHER, _observables(found, found.together)),
+        Section(
+            "Observables",
+            OBSERVABLES,
+            _observables(found, found.observables),
+            plots=distributions(found),
+            columns=2,
+        ),
         Section("Windows", "", _windows(log)),
     ]
     write_page(stage.path / "report.html", "Refinement", sections)
@@ -49,9 +56,13 @@ COURSE = (
     "the losses and that of the force error."
 )
 OBSERVABLES = (
-    "Distances from the validation frames, of frames before any failure (so that what is left of an unstable "
-    "model is shown at its best): Jensen-Shannon divergence of histograms in nats, mean absolute difference "
-    "of the others. Floor: halves of the reference against each other."
+    "As above, of all frames before any failure. A model that fails early is judged near its starts here, "
+    "one that lives where it has come to."
+)
+TOGETHER = (
+    "Distances from the validation frames, over the time in which the same replica of every model is alive: "
+    "Jensen-Shannon divergence of histograms in nats, mean absolute difference of the others. Floor: halves "
+    "of the reference against each other."
 )
 
 
@@ -153,16 +164,16 @@ def _positive(losses: Sequence[Mapping[str, float]]) -> bool:
     return all(value > 0.0 for found in losses for value in found.values())
 
 
-def _observables(found: Judged) -> Table:
+def _observables(found: Judged, observed: Observed) -> Table:
     rows = []
     for name in observable_names(found):
         cells: list[object] = [name, "held out" if name in found.held_out else ""]
-        for of_domains in found.observables.values():
+        for of_domains in observed.values():
             value, error, _ = distances(of_domains, name)
             cells.append("–" if np.isnan(value) else f"{value:.3g} ± {error:.1g}")
-        floors = [distances(of_domains, name)[2] for of_domains in found.observables.values()]
+        floors = [distances(of_domains, name)[2] for of_domains in observed.values()]
         rows.append((*cells, float(np.nanmax(floors)) if not np.all(np.isnan(floors)) else "–"))
-    return Table(("observable", "", *(NAMES[name] for name in found.observables), "floor"), rows)
+    return Table(("observable", "", *(NAMES[name] for name in observed), "floor"), rows)
 
 
 def distributions(found: Judged, most: int = 8) -> list[Plot]:

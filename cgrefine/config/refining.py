@@ -140,11 +140,12 @@ class Refine(Section):
     began.
     Frames: saved every save_every_ps, the first burn_in_fraction left out, and those within guard_ps before a
     failure; the failed states themselves count as negative_weight frames each. keep_windows: pooled by their
-    mixture. min_kish: of N frames, below which weights are not used any more; max_spread: of the change of
-    U/kT in an update, which is scaled down to it (None: never); min_signal: cosine between the gradients of
-    half the replicas each, below which an update goes by forces alone (None: never). reject_sigmas: when
-    more replicas fail than in the best window of the phase, by so many standard errors, its parameters are
-    taken up again and the rate is halved; the phase also ends with them (None: never).
+    mixture. min_kish: of their effective number at the first update of a window, below which frames are not
+    used any more; max_spread: of the change of U/kT in an update, which is scaled down to it (None: never);
+    min_signal: cosine between the gradients of half the replicas each, below which an update goes by forces
+    alone (None: never). reject_sigmas: when more replicas fail than in the best window of the phase, by so
+    many standard errors, its parameters are taken up again and the rate is halved; the phase also ends with
+    them (None: never).
     Losses: relative_entropy (weight, reference_frames of it a window), targets, strain_weight (bonds, second
     neighbours and overlaps beyond the thresholds of `warn`, at most as in the reference), anchor (weight of
     the divergence from the start on reference frames). product: whole; split: residual and covariance from
@@ -183,7 +184,7 @@ class Refine(Section):
     product: Literal["whole", "split", "minibatch"] = "split"
     minibatch_frames: Annotated[int, Field(ge=2)] = 40
     centring: Literal["replica", "all"] = "replica"
-    negative_weight: NotNegative = 1.0
+    negative_weight: NotNegative = 10.0
     min_kish: Fraction = 0.7
     max_spread: Positive | None = 0.5
     min_signal: Annotated[float, Field(ge=-1, le=1)] | None = 0.2

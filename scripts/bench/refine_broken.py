@@ -6,7 +6,8 @@ The priors are fitted once, a network is trained for each seed, and each mode re
 own, DIR/MODE-SEED. A folder that is complete is not computed again. Of each: the failed fraction in the
 phases of exploring and learning, median survival and stable replicas of start, refined model and control from
 held-out starts, growth of the force error on all validation frames with its 95 % interval, observables
-(distance over noise floor; those held out apart), windows, updates, forces of beads for dynamics, wall time.
+(distance and its error over the noise floor, of all frames and of the time in which the same replica of every
+model is alive; those held out apart), windows, updates, forces of beads for dynamics, wall time.
 """
 
 import argparse
@@ -51,6 +52,15 @@ def run(out: Path, mode: str, seed: int, overrides: list[str]) -> Path:
     return folder
 
 
+def over_floor(observables: dict) -> dict[str, list[float]]:
+    """Distance from the reference and its error, over the noise floor."""
+    return {
+        name: [round(o[key] / o["floor"], 2) for key in ("distance", "stderr")]
+        for name, o in observables.items()
+        if o["distance"] is not None and o["floor"]
+    }
+
+
 def result(folder: Path) -> dict:
     """What a finished refinement says of itself."""
     refine = folder / "refine"
@@ -67,11 +77,8 @@ def result(folder: Path) -> dict:
                 "force_mse_growth": None
                 if m["force_mse_difference"] is None
                 else {k: m["force_mse_difference"][k] / start for k in ("value", "low", "high")},
-                "distance_over_floor": {
-                    k: round(o["distance"] / o["floor"], 2)
-                    for k, o in m["observables"].items()
-                    if o["distance"] is not None and o["floor"]
-                },
+                "distance_over_floor": over_floor(m["observables"]),
+                "distance_over_floor_together": over_floor(m["observables_together"]),
             }
             for name, m in models.items()
         },
