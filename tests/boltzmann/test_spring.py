@@ -16,6 +16,8 @@ from cgrefine.system import topology_from_species
 from tests import analytic
 from tests.analytic import BOND
 
+pytestmark = pytest.mark.stages
+
 KT, TRUE = 0.6, {"k": 120.0, "r0": 3.8}
 BINS = bins(2.6, 5.0, 0.02)
 LENGTH = scalar_histogram("bond", "Å", end_to_end, BINS)

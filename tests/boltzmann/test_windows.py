@@ -56,6 +56,7 @@ def chunks(of, k, x):
     return list(run)
 
 
+@pytest.mark.stages
 @pytest.mark.parametrize("packs", [1, 2])
 def test_a_window_is_the_rollout_of_each_pack_bit_for_bit(packs):
     """One replica of the second pack is torn from the start and stays as it was."""

@@ -94,6 +94,7 @@ def status_of(frame: Motion, given: stability.Checks) -> int:
     return int(stability.first_failure(given, frame, system, jnp.zeros(1, jnp.int32))[0])
 
 
+@pytest.mark.stages
 def test_a_chain_longer_than_any_box_is_healthy():
     """At the origin and far away; the minimum image would bring beads of it together in each of the boxes."""
     frame, given = long_chain()
@@ -131,6 +132,7 @@ def last(chunks):
     return chunks[-1].snapshot.progress
 
 
+@pytest.mark.stages
 @pytest.mark.parametrize("mover", [plain.LANGEVIN, VelocityVerlet(plain.DT)], ids=["langevin", "nve"])
 def test_a_run_far_away_is_that_at_the_origin(mover):
     """float64, the noise of a bead being that of its place in the graph: only rounding tells them apart."""
@@ -139,6 +141,7 @@ def test_a_run_far_away_is_that_at_the_origin(mover):
     np.testing.assert_allclose(there.state.momenta, here.state.momenta, atol=1e-7)
 
 
+@pytest.mark.stages
 def test_a_run_with_fast_forces_far_away_is_that_at_the_origin():
     here, there = (last(fast.go(fast.starts(4) + by, 4, Langevin(fast.DT, 0.05))) for by in (0.0, FAR))
     np.testing.assert_allclose(there.state.positions - FAR, here.state.positions, atol=1e-8)
