@@ -53,8 +53,8 @@ UNITS = {
 RULES = {
     "bead": "Cα of each residue",
     "bonded": "residues that follow one another in a chain, in bonds, angles and dihedrals",
-    "types": f"{N_SPECIES} a + b of the species of a bond's beads, of the last two of an angle, of the middle "
-    f"two of a dihedral; + {CIS_BOND} for a cis bond",
+    "types": f"{N_SPECIES} a + b of the species of a bond's beads, of the last two of an angle, of the "
+    f"middle two of a dihedral; + {CIS_BOND} for a cis bond",
     "separation": f"difference of the numbers along the sequence, + {CHAIN_GAP} at each chain break",
     "caps_left_out": sorted(CAPS),
     "masses_g_mol": list(RESIDUE_MASSES),
@@ -99,6 +99,11 @@ class Bundle:
     def lammps(self) -> Path:
         """Folder of the LAMMPS files."""
         return self.folder / LAMMPS if self.files is None else self.files
+
+    @property
+    def prior_names(self) -> tuple[str, ...]:
+        """Names of the terms that are not the network."""
+        return tuple(t["name"] for t in self.meta["terms"] if t["kind"] != "network")
 
 
 def write_bundle(
@@ -221,7 +226,8 @@ def load_bundle(path: Path, digest: str | None = None, molecule: Path | None = N
 
 def read_meta(path: Path) -> dict[str, Any]:
     """meta.json of a bundle, of this format, units and rules, without a look at the other files."""
-    return _checked_meta(Unpacked(path).folder, path)
+    unpacked = Unpacked(path)
+    return _checked_meta(unpacked.folder, path)
 
 
 def _checked_meta(folder: Path, path: Path) -> dict[str, Any]:

@@ -68,7 +68,9 @@ def _program_term(described: Mapping[str, Any], artifact: bytes, identity: str) 
     """The exported network on the device that jax computes on."""
     platform = jax.devices()[0].platform
     called = program.traceable(artifact, "cuda" if platform == "gpu" else platform)
-    return ProgramTerm(described["name"], described["cutoff_A"], f"{identity} {platform}", _evaluation(called))
+    return ProgramTerm(
+        described["name"], described["cutoff_A"], f"{identity} {platform}", _evaluation(called)
+    )
 
 
 def _evaluation(called: Exported) -> Callable[..., tuple[jax.Array, jax.Array]]:

@@ -143,9 +143,9 @@ def _shape_checks(module: ir.Module) -> list[Any]:
     found = []
 
     def visit(operation: Any) -> Any:
-        if operation.name == "stablehlo.custom_call":
-            if _SHAPE_CHECK in str(operation.attributes["call_target_name"]):
-                found.append(operation)
+        name = "stablehlo.custom_call"
+        if operation.name == name and _SHAPE_CHECK in str(operation.attributes["call_target_name"]):
+            found.append(operation)
         return ir.WalkResult.ADVANCE
 
     module.operation.walk(visit)
@@ -188,7 +188,7 @@ class NetworkProgram:
         )
         # summed in float64: the energies of 500 beads in float32 would lose a digit
         return NetworkValues(
-            float(np.sum(energies, dtype=np.float64)),
+            float(np.asarray(energies).sum(dtype=np.float64)),
             np.asarray(forces, dtype=np.float64),
             np.asarray(virial, dtype=np.float64),
         )

@@ -9,6 +9,7 @@ import hashlib
 import re
 import shutil
 import tempfile
+import weakref
 import zipfile
 import zlib
 from pathlib import Path
@@ -76,12 +77,11 @@ class Unpacked:
     """
 
     def __init__(self, path: Path) -> None:
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self.folder = path
         if not path.is_file():
             return
-        self._scratch = tempfile.TemporaryDirectory(prefix="cgrefine-bundle-")
-        self.folder = Path(self._scratch.name)
+        self.folder = Path(tempfile.mkdtemp(prefix="cgrefine-bundle-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         try:
             with zipfile.ZipFile(path) as archive:
                 for name in archive.namelist():

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import cgrefine
-from cgrefine.energy import NetworkTerm, SumOfTerms
 from cgrefine.config.training import Model
+from cgrefine.energy import NetworkTerm, SumOfTerms
 from cgrefine.errors import InputError
 from cgrefine.export import program
 from cgrefine.export.program import NetworkProgram

@@ -115,7 +115,9 @@ def edges_of(
     return Edges(r, jnp.where(acts, envelope(r / cutoff_A, p), 0.0), acts)
 
 
-def has_edge(edges: Edges, senders: Int[Array | np.ndarray, " edges"], n_beads: Size) -> Bool[Array, " beads"]:
+def has_edge(
+    edges: Edges, senders: Int[Array | np.ndarray, " edges"], n_beads: Size
+) -> Bool[Array, " beads"]:
     """Whether an edge of each bead acts."""
     return jax.ops.segment_sum(edges.acts.astype(jnp.int32), senders, n_beads) > 0
 
