@@ -182,9 +182,8 @@ def test_a_bundle_that_fails_its_test_never_appears(tmp_path, monkeypatch):
 
     monkeypatch.setattr("cgrefine.export.bundle.term_values", scaled)
     parts = (toy.MODEL, toy.params(), toy.topology(), toy.frames(), "toy", Export(reference_frames=1))
-    for name in ("b", "b.zip"):
-        with pytest.raises(InputError, match="differ from the stored reference"):
-            write_bundle(tmp_path / name, *parts)
+    with pytest.raises(InputError, match="differ from the stored reference"):
+        write_bundle(tmp_path / "b.zip", *parts)
     assert list(tmp_path.iterdir()) == []
 
 
