@@ -188,7 +188,7 @@ class ProgramTerm:
         # a graph moves as a whole, which changes neither energy nor forces
         x = x - jax.lax.stop_gradient(sums / jnp.maximum(beads, 1.0)[:, None])[graph_id]
         edges = (neighbors.senders, neighbors.receivers, neighbors.edge_mask)
-        energy = _by_program(self.evaluate, x, jnp.asarray(system.species), *map(jnp.asarray, edges))
+        energy: Any = _by_program(self.evaluate, x, jnp.asarray(system.species), *map(jnp.asarray, edges))
         return jnp.where(system.bead_mask, energy, 0.0)
 
 

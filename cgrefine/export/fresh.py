@@ -35,7 +35,8 @@ def main(arguments: Sequence[str]) -> None:
         sys.modules[name] = None  # pyright: ignore[reportArgumentType]  (None is what blocks an import)
     from cgrefine.export.bundle import load_bundle
 
-    tested = load_bundle(Path(arguments[0]), *arguments[1:]).selftest
+    path, *demanded = arguments
+    tested = load_bundle(Path(path), digest=demanded[0] if demanded else None).selftest
     sys.stdout.write(f"{0.0 if tested is None else tested.max_force_error}\n")
 
 

@@ -156,7 +156,8 @@ class NetworkProgram:
     """The program for one molecule, called with positions (n, 3) in Å, float64, in bead order (unwrapped).
 
     It is compiled for this machine's CPU at the first call, with room for the edges that are there then, and
-    again where a frame has more: `n_edges` is the room that there is, `compilations` how often it was made.
+    again where a frame has more: `compiled` is what was made last, with room for `n_edges`; `compilations` is
+    how often it was made.
     """
 
     def __init__(self, artifact: bytes, species: np.ndarray, cutoff_A: float) -> None:
@@ -165,7 +166,7 @@ class NetworkProgram:
         self.n_edges = 0
         self.compilations = 0
         self._artifact = artifact
-        self._compiled: Callable[..., Any] | None = None
+        self.compiled: Callable[..., Any] | None = None
 
     def of(self, species: np.ndarray) -> "NetworkProgram":
         """The program for a molecule of other residues, or of more or fewer."""
@@ -178,12 +179,12 @@ class NetworkProgram:
         molecule far from the origin loses no digits.
         """
         senders, receivers = frame_edges(positions, self.cutoff_A)
-        if len(senders) > self.n_edges or self._compiled is None:
+        if len(senders) > self.n_edges or self.compiled is None:
             self._compile(len(senders))
-        assert self._compiled is not None
+        assert self.compiled is not None
         edges = padded(senders, receivers, self.n_edges)
         centred = (positions - positions.mean(axis=0)).astype(np.float32)
-        energies, forces, virial = self._compiled(
+        energies, forces, virial = self.compiled(
             centred, self.species, edges.senders, edges.receivers, edges.edge_mask
         )
         # summed in float64: the energies of 500 beads in float32 would lose a digit
@@ -195,7 +196,7 @@ class NetworkProgram:
 
     def _compile(self, n_edges: int) -> None:
         n_beads, room = len(self.species), edge_room(len(self.species), n_edges)
-        if self._compiled is not None:
+        if self.compiled is not None:
             logger.warning(
                 "%d edges within %g Å and room for %d: the network is compiled again with room for %d",
                 n_edges, self.cutoff_A, self.n_edges, room,
@@ -208,7 +209,7 @@ class NetworkProgram:
         with jax.enable_x64(False), jax.default_device(jax.devices(PLATFORM)[0]):
             exported = traceable(self._artifact, PLATFORM)
             try:
-                self._compiled = jax.jit(exported.call).lower(*shapes).compile()
+                self.compiled = jax.jit(exported.call).lower(*shapes).compile()
             except (ValueError, RuntimeError) as error:
                 raise InputError(f"the exported network does not compile: {_first(error)}") from error
         self.n_edges, self.compilations = room, self.compilations + 1
