@@ -14,6 +14,7 @@ from cgrefine.cli.console import Console
 from cgrefine.errors import GateError, InputError
 from cgrefine.export import fresh, program
 from cgrefine.export.bundle import STABLEHLO, TEXT, write_molecule
+from cgrefine.export.lammps_guard import SimulationStopped
 from cgrefine.export.lammps_run import RunSettings, import_lammps, launch, run
 from cgrefine.export.loaded import Loaded, load_model
 from cgrefine.export.sealed import check_seal
@@ -148,9 +149,12 @@ def _any_size(loaded: Loaded) -> list[Row]:
 
 def _fresh_process(loaded: Loaded, path: Path) -> list[Row]:
     tested = loaded.bundle.selftest
-    found = fresh.load(path, loaded.bundle.digest)
     limit = 0.0 if tested is None else tested.force_limit
     name = "fresh process without training code, force, kcal/mol/Å"
+    try:
+        found = fresh.load(path, loaded.bundle.digest)
+    except InputError as error:
+        return [Row(name, str(error), limit, False)]
     return [Row(name, found, limit, found <= limit)]
 
 
@@ -169,8 +173,11 @@ def _lammps(loaded: Loaded, path: Path) -> list[Row]:
     with tempfile.TemporaryDirectory() as scratch:
         files = Path(scratch) / "lammps"
         write_molecule(files, priors, loaded.params, bundle.topology, bundle.positions[0], "priors")
-        alone = run(replace(bundle, network=None, files=files), settings)
-        whole = launch(path, settings, Path(scratch) / "run.npz")
+        try:
+            alone = run(replace(bundle, network=None, files=files), settings)
+            whole = launch(path, settings, Path(scratch) / "run.npz")
+        except SimulationStopped as error:
+            return [Row(names[1], str(error), RELATIVE_LIMIT, False)]
     assert alone is not None
     own = force_error(alone.forces[0], np.sum([expected[t.name] for t in priors.terms], axis=0)).max_error
     all_of_it = force_error(whole.forces[0], np.sum(list(expected.values()), axis=0)).relative

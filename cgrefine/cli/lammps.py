@@ -118,7 +118,7 @@ def _runs(
         steps = settings.steps if ranks == 1 else min(settings.steps, PARALLEL_STEPS)
         console.say(f"LAMMPS: {steps} steps of {topology.n_beads} beads on {ranks} process(es)")
         out = stage.path / f"run_{ranks}.npz"
-        result = launch(bundle, replace(settings, steps=steps), out, ranks, molecule=files)
+        result = launch(bundle, replace(settings, steps=steps), out, ranks, files=files)
         runs.append((result, model_force_errors(model, params, topology, result.positions, result.forces)))
     return runs
 

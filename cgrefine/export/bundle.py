@@ -194,11 +194,11 @@ def write_molecule(
     save_params(folder / MOLECULE, _arrays(topology))
 
 
-def load_bundle(path: Path, digest: str | None = None, molecule: Path | None = None) -> Bundle:
+def load_bundle(path: Path, digest: str | None = None, files: Path | None = None) -> Bundle:
     """Read a bundle, check every file, compile the network for this machine and test it.
 
-    digest: what the hash of its list of hashes must be, if it is known. molecule: a folder of
-    `write_molecule`, of the protein that is to be run in place of the reference.
+    digest: what the hash of its list of hashes must be, if it is known. files: LAMMPS files to run in place
+    of those of the bundle; where they have a topology of their own (`write_molecule`) it is of that protein.
     InputError: a file is missing or changed; format, units, species or rules are not those of this version;
     this jaxlib computes wrong numbers; or the compiled network disagrees with the reference frames.
     """
@@ -216,12 +216,12 @@ def load_bundle(path: Path, digest: str | None = None, molecule: Path | None = N
         network = NetworkProgram(artifact, topology.species, described["cutoff_A"])
         tested = self_test(network, stored["positions"], reference[described["name"]])
         _enforce(tested, path)
-    if molecule is not None:
-        topology = Topology(**load_params(molecule / MOLECULE))
+    if files is not None and (files / MOLECULE).is_file():
+        topology = Topology(**load_params(files / MOLECULE))
         network = None if network is None else network.of(topology.species)
     found = digest_of(folder)
     values = (stored["positions"], reference, network, tested)
-    return Bundle(folder, meta, topology, *values, files=molecule, digest=found, unpacked=unpacked)
+    return Bundle(folder, meta, topology, *values, files=files, digest=found, unpacked=unpacked)
 
 
 def read_meta(path: Path) -> dict[str, Any]:

@@ -198,17 +198,17 @@ def launch(
     out: Path,
     ranks: int = 1,
     timeout_s: float | None = None,
-    molecule: Path | None = None,
+    files: Path | None = None,
 ) -> RunResult:
     """Run a bundle in fresh processes, `ranks` of them under mpiexec, and read the result.
 
-    molecule: see `load_bundle`. out: the npz to write; the LAMMPS log goes beside it. InputError and
+    files: see `load_bundle`. out: the npz to write; the LAMMPS log goes beside it. InputError and
     SimulationStopped come back as such; TimeoutError when the time is up.
     """
     import_lammps()
     command = [sys.executable, "-m", "cgrefine.export.lammps_run", str(folder), "--out", str(out)]
-    if molecule is not None:
-        command += ["--molecule", str(molecule)]
+    if files is not None:
+        command += ["--files", str(files)]
     for name, value in vars(settings).items():
         command += ["--" + name.replace("_", "-"), str(value)]
     if ranks > 1:
@@ -236,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Exit codes: 0 done, 2 bad input, 1 the run was stopped."""
     parser = argparse.ArgumentParser(prog="python -m cgrefine.export.lammps_run", description=__doc__)
     parser.add_argument("bundle", type=Path, help="bundle folder or zip")
-    parser.add_argument("--molecule", type=Path, help="folder of LAMMPS files of another protein")
+    parser.add_argument("--files", type=Path, help="LAMMPS files to run (default: those of the bundle)")
     parser.add_argument("--out", type=Path, required=True, help="npz file to write; the log goes beside it")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--timestep-fs", type=float, required=True)
@@ -248,9 +248,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ensemble", choices=("langevin", "nve"), default="langevin")
     parser.add_argument("--boundary", choices=("s", "p"), default="s", help="free or periodic")
     given = vars(parser.parse_args(arguments))
-    folder, out, molecule = given.pop("bundle").resolve(), given.pop("out").resolve(), given.pop("molecule")
+    folder, out, files = given.pop("bundle").resolve(), given.pop("out").resolve(), given.pop("files")
     try:
-        bundle = load_bundle(folder, molecule=None if molecule is None else molecule.resolve())
+        bundle = load_bundle(folder, files=None if files is None else files.resolve())
         result = run(bundle, RunSettings(**given), out.with_suffix(".log"), finalize=True)
     except InputError as error:
         sys.stderr.write(f"{error}\n")
