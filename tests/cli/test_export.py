@@ -144,7 +144,9 @@ def test_a_bundle_that_fails_is_put_aside(root, tmp_path, monkeypatch):
     run = tmp_path / "run"
     shutil.copytree(root / "export", run / "export")
     data = run / "export" / "bundle" / "lammps" / "in.lammps"
-    data.write_text(data.read_text().replace("special_bonds lj 0.0", "special_bonds lj 1.0"))
+    text = data.read_text()
+    assert "special_bonds lj 0.0" in text
+    data.write_text(text.replace("special_bonds lj 0.0", "special_bonds lj 1.0"))
     seal(run / "export" / "bundle")
     monkeypatch.setattr(export_check, "IN_OTHER_PROCESSES", export_check.IN_OTHER_PROCESSES[1:])
     with pytest.raises(GateError, match="failed: LAMMPS, step 0: all"):
