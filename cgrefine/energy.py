@@ -8,7 +8,7 @@ Padded beads give exactly zero energy and zero force, whatever stands in their p
   PairTerm     a scalar function of one distance and two species, from a sequence separation on:
                leaves as a native LAMMPS pair style;
   NetworkTerm  a many-body function of bead types and edge vectors: leaves as StableHLO;
-  ProgramTerm  a compiled function of whole molecules that gives its own forces: what came as StableHLO.
+  ProgramTerm  a compiled function like a network that gives its own forces: what came as StableHLO.
 The scalar functions are the single source for energies in JAX and for the tables LAMMPS reads.
 """
 
@@ -22,7 +22,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from cgrefine import geometry
-from cgrefine.errors import InputError
 from cgrefine.geometry import AnyArray
 from cgrefine.neighbors import Neighbors
 from cgrefine.system import System
@@ -167,55 +166,47 @@ def _excess(system: System, reference_K: float, dtype: Any) -> Array:
 
 @dataclass(frozen=True)
 class ProgramTerm:
-    """The energy of molecules of n_beads beads each, by a function that gives forces along with it.
+    """A many-body energy like that of a NetworkTerm, by a function that gives forces along with it.
 
-    evaluate(positions (n_beads, 3) Å, species (n_beads,)) -> energy () kcal/mol, forces (n_beads, 3)
-    kcal/mol/Å; it lists its own neighbours. Terms of equal name, cutoff, beads and identity are one.
-    It is called for one graph after another. What it gives is of the molecule: each bead carries an equal
-    share, which is no energy of its surroundings. Forces have no further derivative.
+    evaluate(positions (n, 3) Å, species (n,), senders (e,), receivers (e,), edge_mask (e,)) -> energies (n,)
+    kcal/mol, forces (n, 3) kcal/mol/Å = minus the gradient of their sum. Terms of equal name, cutoff and
+    identity are one. The derivative is that of sums over whole graphs; forces have no further one.
     """
 
     name: str
     cutoff_A: float
-    n_beads: int
     identity: str
-    evaluate: Callable[[Array, Array], tuple[Array, Array]] = field(compare=False)
+    evaluate: Callable[..., tuple[Array, Array]] = field(compare=False)
 
     def __call__(self, params, positions, system, neighbors):
-        """Share of each bead, (n,) kcal/mol; NaN where graphs are padded or of other lengths.
-
-        Raises InputError when so many beads do not make so many molecules.
-        """
-        graphs, n = system.graph_mask.shape[0], self.n_beads
-        if positions.shape[0] != graphs * n:
-            raise InputError(
-                f"the program of term {self.name!r} is of {n} beads: {positions.shape[0]} beads in {graphs} "
-                "graphs are not such molecules"
-            )
-        own = jnp.repeat(jnp.arange(graphs), n)
-        whole = jnp.all(jnp.asarray(system.graph_id) == own) & jnp.all(jnp.asarray(system.bead_mask))
-        species = jnp.asarray(system.species).reshape(graphs, n)
-        energies: Any = _molecules(self.evaluate, positions.reshape(graphs, n, 3), species)
-        # a product, not a choice: the forces have to become NaN as well
-        doubt = jnp.where(whole, 1.0, jnp.nan).astype(energies.dtype)
-        return jnp.repeat(energies * doubt / n, n)
+        """Energy of each bead, (n,) kcal/mol. Each graph is centred before it is evaluated."""
+        x = _unpadded(positions, system)
+        graph_id, real = jnp.asarray(system.graph_id), jnp.asarray(system.bead_mask, x.dtype)
+        graphs = system.graph_mask.shape[0]
+        sums = jax.ops.segment_sum(x, graph_id, graphs, indices_are_sorted=True)
+        beads = jax.ops.segment_sum(real, graph_id, graphs, indices_are_sorted=True)
+        # a graph moves as a whole, which changes neither energy nor forces
+        x = x - jax.lax.stop_gradient(sums / jnp.maximum(beads, 1.0)[:, None])[graph_id]
+        edges = (neighbors.senders, neighbors.receivers, neighbors.edge_mask)
+        energy: Any = _by_program(self.evaluate, x, jnp.asarray(system.species), *map(jnp.asarray, edges))
+        return jnp.where(system.bead_mask, energy, 0.0)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _molecules(evaluate: Callable[..., Any], positions: Array, species: Array) -> Array:
-    """Energies (g,) of molecules at positions (g, n, 3); the gradient is minus the forces of `evaluate`."""
-    return _molecules_forward(evaluate, positions, species)[0]
+def _by_program(evaluate: Callable[..., Any], x: Array, *rest: Array) -> Any:
+    """Energies (n,) of `ProgramTerm.evaluate`; the gradient of their sum is minus its forces."""
+    return _by_program_forward(evaluate, x, *rest)[0]
 
 
-def _molecules_forward(evaluate, positions, species):
-    return jax.lax.map(lambda molecule: evaluate(*molecule), (positions, species))
+def _by_program_forward(evaluate, x, *rest):
+    return evaluate(x, *rest)
 
 
-def _molecules_backward(evaluate, forces, cotangent):
-    return -cotangent[:, None, None] * forces, None
+def _by_program_backward(evaluate, forces, cotangent):
+    return (-cotangent[:, None] * forces, None, None, None, None)
 
 
-_molecules.defvjp(_molecules_forward, _molecules_backward)
+_by_program.defvjp(_by_program_forward, _by_program_backward)
 
 Term = BondedTerm | PairTerm | NetworkTerm | ProgramTerm
 

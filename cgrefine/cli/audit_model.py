@@ -19,7 +19,7 @@ from cgrefine.cli.audit_subject import Subject
 from cgrefine.cli.audit_verdict import Verdict
 from cgrefine.cli.console import Console
 from cgrefine.cli.dynamics import bead_steps, resolved, scaled
-from cgrefine.cli.force_field import identity, members_of, opened, refuse_other_lengths
+from cgrefine.cli.force_field import identity, members_of, opened
 from cgrefine.cli.replicas import Replica
 from cgrefine.cli.signals import asked_to_end
 from cgrefine.cli.simulate import assigned, chosen_domains, run_settings, unfinished
@@ -97,8 +97,6 @@ def write_audit(
     domains = chosen_domains(dataset, sim)
     replicas = assigned(domains, sim)
     force_fields = {name: opened(Path(name), sim.temperature_K, console) for name in models}
-    for force_field in force_fields.values():
-        refuse_other_lengths(force_field, {d.name: d.n_beads for d in domains})
     sim = scaled(resolved(sim, force_fields[models[0]], replicas, console), replicas)
     sim = with_packs(sim, unfinished(stage, n_packs(replicas, sim)), console)
     known = references(domains, sim.temperature_K)

@@ -1,24 +1,34 @@
-"""`cgrefine export`: the trained or refined model of one protein as a bundle for other programs."""
+"""`cgrefine export`: the trained or refined model as a bundle for other programs."""
 
 from pathlib import Path
 
 from cgrefine.artifacts import Stage, require
+from cgrefine.cli import export_check
 from cgrefine.cli.console import Console
 from cgrefine.cli.force_field import exported_at, final_stage
 from cgrefine.config.schema import Config
 from cgrefine.data.store import open_dataset
-from cgrefine.export.bundle import Bundle, load_bundle, write_bundle
+from cgrefine.errors import InputError
+from cgrefine.export.bundle import Bundle, write_bundle
+from cgrefine.export.loaded import load_model
+from cgrefine.export.sealed import SEAL, check_seal, write_zip
+from cgrefine.fm.priors.terms import prior_terms
 from cgrefine.report.page import Section, Table, write_page
+
+DIGEST = "digest.txt"
 
 
 def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
-    """Write bundle/ and report.html, read the bundle back, and record how far it is from the reference."""
+    """Write bundle/ (and bundle.zip), digest.txt and report.html; read the bundle back and verify it.
+
+    Raises InputError when it fails a verification: the stage has no folder then.
+    """
     force_field = exported_at(final_stage(root, "export", config), config, console)
     dataset = open_dataset(require(root, "prepare", "export"))
     settings = config.export
     domain = dataset.domains[0] if settings.domain is None else dataset.domain(settings.domain)
     folder = stage.path / "bundle"
-    console.say(f"writing the bundle of {domain.name}")
+    console.say(f"writing the bundle, with {domain.name} as its reference, compiling and testing it")
     write_bundle(
         folder,
         force_field.model,
@@ -29,28 +39,42 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
         settings,
         force_field.facts,
     )
-    console.say("reading it back, compiling and testing it")
-    bundle = load_bundle(folder)
+    loaded = load_model(folder, prior_terms)
+    rows = export_check.at_once(loaded)
+    if failed := [row for row in rows if row.passed is False]:
+        told = "; ".join(f"{row.name}: found {row.found}, limit {row.limit}" for row in failed)
+        raise InputError(f"export: the bundle failed its own check ({told})")
+    bundle = loaded.bundle
+    if settings.zip:
+        write_zip(folder, stage.path / "bundle.zip")
+    (stage.path / DIGEST).write_text(f"{bundle.digest}\n")
+    console.result(f"digest of the bundle: {bundle.digest}")
     record = stage.record
     record.metric("bundle_bytes", sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()), "B")
-    record.metric("n_beads", domain.topology.n_beads)
-    if bundle.network is not None and bundle.selftest is not None:
+    record.metric("reference_beads", domain.topology.n_beads)
+    if bundle.selftest is not None:
         found, limit = bundle.selftest.max_force_error, bundle.selftest.force_limit
-        record.metric("edge_capacity", bundle.network.n_edges)
         record.metric("selftest_max_force_error_kcal_mol_A", found, "kcal/mol/Å")
         record.check("selftest_max_force_error_kcal_mol_A", found <= limit, found, limit)
-    write_page(stage.path / "report.html", f"Bundle of {domain.name}", _sections(bundle))
+    verified = Section(
+        "Verified", "All of them, LAMMPS too: cgrefine export --check.", export_check.table(rows)
+    )
+    write_page(stage.path / "report.html", "Bundle", [verified, *_sections(bundle)])
 
 
 def _sections(bundle: Bundle) -> list[Section]:
     files = [
         (name, (bundle.folder / name).stat().st_size, sha[:12])
-        for name, sha in sorted(bundle.meta["sha256"].items())
+        for name, sha in sorted(check_seal(bundle.folder).items())
     ]
     terms = [(t["name"], t["kind"], t["cutoff_A"]) for t in bundle.meta["terms"]]
     sections = [
         Section("Terms", table=Table(("term", "leaves as", "cutoff Å"), terms)),
-        Section("Files", "LAMMPS input is in bundle/lammps.", Table(("file", "bytes", "sha256"), files)),
+        Section(
+            "Files",
+            f"{SEAL} has sha256 {bundle.digest}, the digest.",
+            Table(("file", "bytes", "sha256"), files),
+        ),
     ]
     tested, described = bundle.selftest, bundle.meta["network"]
     if tested is None or described is None:
@@ -62,7 +86,8 @@ def _sections(bundle: Bundle) -> list[Section]:
     ]
     text = (
         f"The network as StableHLO {described['stablehlo_target']} in float32, compiled again from the file, "
-        f"against the same network in float64 on {len(bundle.positions)} frames. It has room for "
-        f"{described['n_edges']} edges within {described['cutoff_A']} Å."
+        f"against the same network in float64 on {len(bundle.positions)} frames of "
+        f"{bundle.meta['reference_protein']}. Numbers of beads and of edges within "
+        f"{described['cutoff_A']} Å are symbols: it is compiled for each protein that it is run with."
     )
     return [Section("Self-test", text, Table(("quantity", "largest difference", "limit"), rows)), *sections]

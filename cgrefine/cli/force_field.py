@@ -1,13 +1,13 @@
 """The force field that a stage works with, at the temperature that it works at."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from cgrefine.artifacts import file_hash, read_json, require, write_json
 from cgrefine.cli.console import Console
 from cgrefine.config.schema import Config
 from cgrefine.errors import InputError
-from cgrefine.export.bundle import META
+from cgrefine.export.bundle import read_meta
+from cgrefine.export.sealed import SEAL
 from cgrefine.fm import forcefield
 from cgrefine.fm.forcefield import ForceField
 from cgrefine.interop.opened import Modelled, folder_of
@@ -77,8 +77,7 @@ def exported_at(train: Path, config: Config, console: Console) -> ForceField:
 def opened(path: Path, temperature_K: float, console: Console) -> Modelled:
     """The force field of a train or priors stage, or the model of a bundle, at a temperature.
 
-    Warns of a temperature that the model is not of, and says what a bundle has room for. Raises InputError
-    on a path that holds neither.
+    Warns of a temperature that the model is not of. Raises InputError on a path that holds neither.
     """
     found = opened_as_it_is(path)
     if isinstance(found, ForceField):
@@ -87,12 +86,6 @@ def opened(path: Path, temperature_K: float, console: Console) -> Modelled:
         console.result(
             f"warning: {path} is a bundle of a model at {found.temperature_K:g} K, and it is used at "
             f"{temperature_K:g} K"
-        )
-    network = found.bundle.network
-    if network is not None:
-        console.say(
-            f"{path}: a bundle for {found.n_beads} beads and {network.n_edges} edges within "
-            f"{network.cutoff_A:g} Å; a replica that needs more edges fails as not finite"
         )
     return found
 
@@ -134,26 +127,17 @@ def force_field_folder(name: str) -> Path:
 def fitted_K(path: Path) -> float | None:
     """The temperature that a force field or bundle was made at, if it says."""
     folder = folder_of(path)
-    told = next(folder / name for name in ("forcefield.json", META) if (folder / name).is_file())
-    kelvin = read_json(told).get("temperature_K")
+    alone = folder / "forcefield.json"
+    kelvin = (read_json(alone) if alone.is_file() else read_meta(folder)).get("temperature_K")
     return None if kelvin is None else float(kelvin)
-
-
-def refuse_other_lengths(force_field: Modelled, lengths: Mapping[str, int]) -> None:
-    """Raise InputError when a bundle's network is not of the number of beads of each domain (by name)."""
-    n_beads = None if isinstance(force_field, ForceField) else force_field.n_beads
-    for name, length in lengths.items():
-        if n_beads not in (None, length):
-            raise InputError(
-                f"the bundle is of {n_beads} beads, domain {name} has {length}: name domains of that length "
-                "in sim.domains, or give the force field that was exported"
-            )
 
 
 def identity(path: Path) -> str:
     """What the files of a model are, as one line. Raises InputError when the path holds none."""
     folder = folder_of(path)
-    names = ("forcefield.json", "params.npz", META)
+    if folder.is_file():
+        return file_hash(folder)
+    names = ("forcefield.json", "params.npz", SEAL)
     return " ".join(file_hash(folder / name) for name in names if (folder / name).is_file())
 
 

@@ -1,25 +1,43 @@
-"""`cgrefine lammps`: run the exported bundle in LAMMPS and compare its forces with JAX in float64."""
+"""`cgrefine lammps`: run the exported bundle in LAMMPS and compare its forces with JAX in float64.
 
+Of a run folder: its bundle, its reference protein, and the model that it was made of. Or a bundle alone, with
+the protein of a PDB file: LAMMPS files are written for it, and the forces are compared with the bundle's own
+terms (priors in float64, the network by its program).
+"""
+
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cgrefine.artifacts import Stage, read_json, require
+from cgrefine.artifacts import Stage, complete, file_hash, fingerprint_of, require, stage_folder
 from cgrefine.cli.console import Console
-from cgrefine.cli.force_field import exported_at, final_stage
+from cgrefine.cli.export_check import RELATIVE_LIMIT
+from cgrefine.cli.force_field import exported_at, final_stage, identity
+from cgrefine.cli.stages import enforce, result_rows
+from cgrefine.config.load import from_overrides
 from cgrefine.config.schema import Config
 from cgrefine.data.store import open_dataset
+from cgrefine.energy import SumOfTerms
 from cgrefine.errors import InputError
-from cgrefine.export.bundle import META
-from cgrefine.export.lammps_run import RunResult, RunSettings, launch
+from cgrefine.export.bundle import read_meta, write_molecule
+from cgrefine.export.lammps_run import RunResult, RunSettings, import_lammps, launch
+from cgrefine.export.loaded import load_model
 from cgrefine.export.verify import ForceError, model_force_errors
+from cgrefine.fm.priors.terms import prior_terms
+from cgrefine.interop.molecule import chain
+from cgrefine.interop.opened import folder_of
 from cgrefine.report.page import Section, Table, write_page
+from cgrefine.system import Topology
 
-RELATIVE_LIMIT = 1.0e-4
-"""Largest force difference over the root mean square force."""
 PARALLEL_STEPS = 200
 """Steps on more than one process: every process evaluates the whole network, so this is only a check."""
+FILES = "files"
+"""Folder of the LAMMPS files of a protein, in that of the stage."""
+
+Runs = list[tuple[RunResult, list[ForceError]]]
 
 
 def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
@@ -31,18 +49,78 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     folder = require(root, "export", "lammps") / "bundle"
     force_field = exported_at(final_stage(root, "lammps", config), config, console)
     # The bundle is read, checked and compiled by the process that runs it; here its name is enough.
-    domain = open_dataset(require(root, "prepare", "lammps")).domain(read_json(folder / META)["domain"])
-    runs: list[tuple[RunResult, list[ForceError]]] = []
+    dataset = open_dataset(require(root, "prepare", "lammps"))
+    domain = dataset.domain(read_meta(folder)["reference_protein"])
+    runs = _runs(stage, config, folder, None, force_field.model, force_field.params, domain.topology, console)
+    _record(stage, runs, config.lammps.max_force_error_kcal_mol_A)
+    write_page(stage.path / "report.html", f"{domain.name} in LAMMPS", _sections(settings, runs, JAX))
+
+
+def run_bundle(
+    path: Path,
+    pdb: Path,
+    overrides: Sequence[str],
+    out: Path,
+    console: Console,
+    digest: str | None = None,
+    *,
+    force: bool = False,
+    strict: bool = False,
+) -> None:
+    """Run the protein of a PDB file with a bundle (folder, zip, or a folder that holds one), into OUT/lammps.
+
+    overrides: of the sections `lammps` and `sim`; without a temperature it is that of the bundle. Raises
+    InputError on a bundle or PDB file that cannot be used, and where LAMMPS is not installed.
+    """
+    import_lammps()
+    path = folder_of(path)
+    meta = read_meta(path)
+    if not any(o.startswith("lammps.temperature_K=") for o in overrides) and meta["temperature_K"]:
+        console.result(f"temperature: {meta['temperature_K']:g} K, that of {path}")
+        overrides = [f"lammps.temperature_K={meta['temperature_K']}", *overrides]
+    config = from_overrides(overrides)
+    protein = chain(pdb)
+    assert protein.positions is not None
+    inputs = {"bundle": identity(path), "pdb": file_hash(pdb), "digest": digest or ""}
+    fingerprint = fingerprint_of("lammps", {"lammps": config.lammps.model_dump(mode="json")}, inputs)
+    if force or complete(out, "lammps") != fingerprint:
+        console.say(f"{path}: reading, compiling and testing")
+        loaded = load_model(path, prior_terms, digest)
+        with stage_folder(out, "lammps", config, fingerprint, inputs, config.lammps.seed) as stage:
+            files = stage.path / FILES
+            write_molecule(files, loaded.model, loaded.params, protein.topology, protein.positions, pdb.stem)
+            runs = _runs(stage, config, path, files, loaded.model, loaded.params, protein.topology, console)
+            stage.record.metric("n_beads", protein.topology.n_beads)
+            _record(stage, runs, config.lammps.max_force_error_kcal_mol_A)
+            sections = _sections(_settings(config), runs, OWN)
+            write_page(stage.path / "report.html", f"{pdb.stem} in LAMMPS", sections)
+    else:
+        console.say(f"lammps: {out / 'lammps'} is complete for this bundle and protein, skipped")
+    rows = result_rows(out, ["lammps"])
+    console.table(f"lammps → {out / 'lammps'}", ("stage", "result", "checks", "seconds"), rows)
+    if strict:
+        enforce(out, "lammps")
+
+
+def _runs(
+    stage: Stage,
+    config: Config,
+    bundle: Path,
+    files: Path | None,
+    model: SumOfTerms,
+    params: Any,
+    topology: Topology,
+    console: Console,
+) -> Runs:
+    """The runs, and how far their forces are from those of the model."""
+    settings, runs = _settings(config), []
     for ranks in sorted({1, config.lammps.ranks}):
         steps = settings.steps if ranks == 1 else min(settings.steps, PARALLEL_STEPS)
-        console.say(f"LAMMPS: {steps} steps of {domain.name} on {ranks} process(es)")
-        result = launch(folder, replace(settings, steps=steps), stage.path / f"run_{ranks}.npz", ranks)
-        errors = model_force_errors(
-            force_field.model, force_field.params, domain.topology, result.positions, result.forces
-        )
-        runs.append((result, errors))
-    _record(stage, runs, config.lammps.max_force_error_kcal_mol_A)
-    write_page(stage.path / "report.html", f"{domain.name} in LAMMPS", _sections(settings, runs))
+        console.say(f"LAMMPS: {steps} steps of {topology.n_beads} beads on {ranks} process(es)")
+        out = stage.path / f"run_{ranks}.npz"
+        result = launch(bundle, replace(settings, steps=steps), out, ranks, files=files)
+        runs.append((result, model_force_errors(model, params, topology, result.positions, result.forces)))
+    return runs
 
 
 def _settings(config: Config) -> RunSettings:
@@ -63,7 +141,7 @@ def _settings(config: Config) -> RunSettings:
     )
 
 
-def _record(stage: Stage, runs: list[tuple[RunResult, list[ForceError]]], limit: float) -> None:
+def _record(stage: Stage, runs: Runs, limit: float) -> None:
     every = [error for _, errors in runs for error in errors]
     largest = float(np.max([e.max_error for e in every]))
     relative = float(np.max([e.relative for e in every]))
@@ -86,7 +164,11 @@ def _record(stage: Stage, runs: list[tuple[RunResult, list[ForceError]]], limit:
     record.check("relative_force_error", relative <= RELATIVE_LIMIT, relative, RELATIVE_LIMIT)
 
 
-def _sections(settings: RunSettings, runs: list[tuple[RunResult, list[ForceError]]]) -> list[Section]:
+JAX = "the same model in JAX float64"
+OWN = "the bundle's own terms (priors in float64, the network by its program)"
+
+
+def _sections(settings: RunSettings, runs: Runs, reference: str) -> list[Section]:
     forces = [
         (result.ranks, step, error.max_error, error.rms, error.relative)
         for result, errors in runs
@@ -98,8 +180,8 @@ def _sections(settings: RunSettings, runs: list[tuple[RunResult, list[ForceError
     return [
         Section(
             "Forces",
-            "LAMMPS (priors from tables in double precision, network in float32) against the same model in "
-            "JAX float64 at the same positions; kcal/mol/Å.",
+            "LAMMPS (priors from tables in double precision, network in float32) against "
+            f"{reference} at the same positions; kcal/mol/Å.",
             Table(("processes", "step", "largest difference", "rms force", "relative"), forces),
         ),
         Section(

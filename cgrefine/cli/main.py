@@ -40,6 +40,10 @@ Processes = Annotated[
 ]
 Process = Annotated[int | None, typer.Option("--process", help="which of them this is, from 0")]
 
+Digest = Annotated[
+    str | None, typer.Option("--digest", metavar="SHA256", help="refuse a bundle with another digest")
+]
+
 Model = Annotated[
     Path | None,
     typer.Option("--model", metavar="PATH", help="a train, priors or export folder, instead of OUT/train"),
@@ -95,14 +99,16 @@ STAGES = {
         "audit.json, report.html, model0/ (what `simulate` writes)",
     ),
     "export": (
-        "The deployment bundle: StableHLO network, native priors for LAMMPS, reference frames.",
+        "The deployment bundle for any protein: StableHLO network, priors, reference frames. With --check: "
+        "everything that can be verified of it; with --bundle, of that one alone.",
         "prepare/, train/ (refine/ where the config has that section)",
-        "bundle/",
+        "bundle/, bundle.zip (export.zip), digest.txt, report.html",
     ),
     "lammps": (
-        "Run the bundle in LAMMPS and check its forces against JAX.",
-        "export/, train/ or refine/, prepare/",
-        "the LAMMPS log, forces, report.html",
+        "Run the bundle in LAMMPS and check its forces. With --bundle and --pdb: any bundle and protein, "
+        "without a run folder.",
+        "export/, train/ or refine/, prepare/; or a bundle and a PDB file",
+        "files/ (data, tables, input script), the LAMMPS log, forces, report.html",
     ),
 }
 
@@ -251,7 +257,77 @@ def _stage_command(name: str) -> Callable[..., None]:
 
         _stage(name, config, out, overrides, quiet, force=force, strict=strict, resume=resumes(resume))
 
-    own = {"train": train, "simulate": simulate, "audit": audit, "refine": refine}
+    def export(
+        config: Annotated[Path | None, typer.Argument(help="YAML configuration", metavar="[CONFIG]")] = None,
+        out: Annotated[Path | None, typer.Option("--out", help="run folder, with a CONFIG")] = None,
+        overrides: Overrides = None,
+        check: Annotated[
+            bool, typer.Option("--check", help="verify all that can be, LAMMPS too, and print a table")
+        ] = False,
+        bundle: Annotated[
+            Path | None, typer.Option("--bundle", metavar="PATH", help="check this one; no CONFIG then")
+        ] = None,
+        digest: Digest = None,
+        force: Force = False,
+        strict: Strict = False,
+        quiet: Quiet = False,
+    ) -> None:
+        from cgrefine.cli.console import Console
+        from cgrefine.cli.deploy_options import bundle_to_check
+        from cgrefine.cli.export_check import check as verify
+        from cgrefine.cli.export_check import check_stage
+
+        if (path := bundle_to_check(config, out, bundle, digest, check)) is not None:
+            verify(path, Console(quiet), digest)
+            return
+        assert config is not None and out is not None
+        _stage(name, config, out, overrides, quiet, force=force, strict=strict)
+        if check:
+            check_stage(out, Console(quiet))
+
+    def lammps(
+        out: Out,
+        config: Annotated[Path | None, typer.Argument(help="YAML configuration", metavar="[CONFIG]")] = None,
+        bundle: Annotated[
+            Path | None, typer.Option("--bundle", metavar="PATH", help="a bundle (folder or zip); no CONFIG")
+        ] = None,
+        pdb: Annotated[
+            Path | None, typer.Option("--pdb", metavar="FILE", help="the protein to run with --bundle")
+        ] = None,
+        digest: Digest = None,
+        steps: Annotated[int | None, typer.Option("--steps", help="lammps.steps")] = None,
+        timestep_fs: Annotated[float | None, typer.Option(help="lammps.timestep_fs")] = None,
+        temperature_K: Annotated[float | None, typer.Option(help="lammps.temperature_K")] = None,
+        friction_per_ps: Annotated[float | None, typer.Option(help="lammps.friction_per_ps")] = None,
+        ranks: Annotated[int | None, typer.Option(help="lammps.ranks")] = None,
+        seed: Annotated[int | None, typer.Option(help="lammps.seed")] = None,
+        overrides: Overrides = None,
+        force: Force = False,
+        strict: Strict = False,
+        quiet: Quiet = False,
+    ) -> None:
+        from cgrefine.cli.deploy_options import check_lammps_options
+
+        named = {
+            "steps": steps, "timestep_fs": timestep_fs, "temperature_K": temperature_K,
+            "friction_per_ps": friction_per_ps, "ranks": ranks, "seed": seed,
+        }  # fmt: skip
+        given = [f"lammps.{key}={value}" for key, value in named.items() if value is not None]
+        given += overrides or []
+        check_lammps_options(config, bundle, pdb, digest)
+        if bundle is None or pdb is None:
+            assert config is not None
+            _stage(name, config, out, given, quiet, force=force, strict=strict)
+            return
+        from cgrefine.cli.console import Console
+        from cgrefine.cli.lammps import run_bundle
+
+        run_bundle(bundle, pdb, given, out, Console(quiet), digest, force=force, strict=strict)
+
+    own = {
+        "train": train, "simulate": simulate, "audit": audit, "refine": refine, "export": export,
+        "lammps": lammps,
+    }  # fmt: skip
     chosen = own.get(name, command)
     chosen.__doc__, reads, writes = STAGES[name]
     chosen.__name__ = name

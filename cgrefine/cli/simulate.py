@@ -17,7 +17,6 @@ from cgrefine.cli.dynamics import resolved, scaled
 from cgrefine.cli.force_field import (
     opened,
     refuse_exchange_of,
-    refuse_other_lengths,
     trained_at,
     write_note,
 )
@@ -57,7 +56,6 @@ def build(stage: Stage, config: Config, root: Path, console: Console, model: Pat
         force_field = trained_at(root / "train", cfg.temperature_K, console)
     else:
         force_field = opened(model, cfg.temperature_K, console)
-        refuse_other_lengths(force_field, {d.name: d.n_beads for d in domains})
     replicas = assigned(domains, cfg)
     cfg = scaled(resolved(cfg, force_field, replicas, console), replicas)
     run = run_settings(cfg, force_field)

@@ -266,15 +266,16 @@ class Audit(Section):
 
 
 class Export(Section):
-    """The bundle. domain: which protein the LAMMPS files are made for (default: the first one).
+    """The bundle. domain: protein of the reference frames and LAMMPS files (default: the first one).
 
-    temperature_K: of a network that is conditioned on temperature (default: that of sim).
+    temperature_K: of a network that is conditioned on temperature (default: that of sim). zip: write it as
+    bundle.zip besides. stablehlo_target: oldest version of StableHLO that is to read the network.
     """
 
     domain: str | None = None
     temperature_K: Temperature | None = None
     reference_frames: Count = 5
-    edge_headroom: Annotated[float, Field(ge=1)] = 2.0
+    zip: bool = False
     stablehlo_target: str = "1.7.0"
 
 

@@ -1,5 +1,6 @@
 """Atoms and bonds of a molecule in other files than mdCATH ones: from PDB, PSF, or the arrays of an npz."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,8 @@ SOLVENT = frozenset(
     }
 )  # fmt: skip
 """Residue names of water and ions, which are left out."""
+
+ATOM_RECORDS = ("ATOM  ", "HETATM")
 
 SYMBOLS = {
     "H": 1, "D": 1, "C": 6, "N": 7, "O": 8, "F": 9, "NA": 11, "MG": 12, "P": 15, "S": 16, "CL": 17, "K": 19,
@@ -95,17 +98,36 @@ def pdb_positions(text: str, source: str) -> Float[np.ndarray, "atoms 3"]:
     return x
 
 
+def pdb_chains(text: str, source: str) -> Int[np.ndarray, " atoms"]:
+    """Number of the chain of each atom of `pdb_atoms`, from 0: a new one after TER, and where the chain id
+    or segment changes. Raises InputError when there is no atom."""
+    ends = np.cumsum([line.startswith("TER") for line in _pdb_lines(text)])
+    atoms = [line.startswith(ATOM_RECORDS) and _first_alternative(line) for line in _pdb_lines(text)]
+    after = ends[np.flatnonzero(atoms)]
+    records = _pdb_records(text, source)
+    place = [(int(n), r[21], r[72:76].strip()) for n, r in zip(after, records, strict=True)]
+    new = [one != other for one, other in itertools.pairwise(place)]
+    return np.concatenate([[0], np.cumsum(new)]).astype(np.int64)
+
+
 def _pdb_records(text: str, source: str) -> list[str]:
     """ATOM and HETATM lines of the first model, of the first alternative of each atom."""
-    records = []
-    for line in text.splitlines():
-        if line.startswith(("ATOM  ", "HETATM")) and line[16:17] in (" ", "A", "1", ""):
-            records.append(line.ljust(80))
-        elif line.startswith("ENDMDL"):
-            break
+    lines = _pdb_lines(text)
+    records = [line.ljust(80) for line in lines if line.startswith(ATOM_RECORDS) and _first_alternative(line)]
     if not records:
         raise InputError(f"{source}: topology has no ATOM record")
     return records
+
+
+def _pdb_lines(text: str) -> list[str]:
+    """Lines of the first model."""
+    lines = text.splitlines()
+    end = next((i for i, line in enumerate(lines) if line.startswith("ENDMDL")), len(lines))
+    return lines[:end]
+
+
+def _first_alternative(record: str) -> bool:
+    return record[16:17] in (" ", "A", "1", "")
 
 
 def npz_atoms(arrays: Mapping[str, np.ndarray], n_rows: int, source: str) -> Solute:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cgrefine.energy import BondedTerm, NetworkTerm, PairTerm, SumOfTerms
+from cgrefine.energy import BondedTerm, NetworkTerm, PairTerm, ProgramTerm, SumOfTerms
 from cgrefine.export import lammps_terms
 from cgrefine.export.lammps_terms import Bonded, Pairs
 from cgrefine.residues import N_SPECIES, RESIDUE_MASSES, RESIDUES
@@ -78,7 +78,7 @@ def _layout(model: SumOfTerms, params: Any, topology: Topology, name: str) -> La
         pairs=lammps_terms.pairs(topology, pairs, params) if pairs else None,
         excludes_bonds=lammps_terms.excludes_bonds(pairs),
         span=max((n.separation for n in near), default=0),
-        has_network=any(isinstance(t, NetworkTerm) for t in model.terms),
+        has_network=any(isinstance(t, NetworkTerm | ProgramTerm) for t in model.terms),
     )
 
 

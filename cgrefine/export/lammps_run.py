@@ -193,15 +193,22 @@ def load_result(path: Path) -> RunResult:
 
 
 def launch(
-    folder: Path, settings: RunSettings, out: Path, ranks: int = 1, timeout_s: float | None = None
+    folder: Path,
+    settings: RunSettings,
+    out: Path,
+    ranks: int = 1,
+    timeout_s: float | None = None,
+    files: Path | None = None,
 ) -> RunResult:
     """Run a bundle in fresh processes, `ranks` of them under mpiexec, and read the result.
 
-    out: the npz to write; the LAMMPS log goes beside it. InputError and SimulationStopped come back as
-    such; TimeoutError when the time is up.
+    files: see `load_bundle`. out: the npz to write; the LAMMPS log goes beside it. InputError and
+    SimulationStopped come back as such; TimeoutError when the time is up.
     """
     import_lammps()
     command = [sys.executable, "-m", "cgrefine.export.lammps_run", str(folder), "--out", str(out)]
+    if files is not None:
+        command += ["--files", str(files)]
     for name, value in vars(settings).items():
         command += ["--" + name.replace("_", "-"), str(value)]
     if ranks > 1:
@@ -228,7 +235,8 @@ def _last_line(text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Exit codes: 0 done, 2 bad input, 1 the run was stopped."""
     parser = argparse.ArgumentParser(prog="python -m cgrefine.export.lammps_run", description=__doc__)
-    parser.add_argument("bundle", type=Path, help="bundle folder")
+    parser.add_argument("bundle", type=Path, help="bundle folder or zip")
+    parser.add_argument("--files", type=Path, help="LAMMPS files to run (default: those of the bundle)")
     parser.add_argument("--out", type=Path, required=True, help="npz file to write; the log goes beside it")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--timestep-fs", type=float, required=True)
@@ -240,9 +248,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ensemble", choices=("langevin", "nve"), default="langevin")
     parser.add_argument("--boundary", choices=("s", "p"), default="s", help="free or periodic")
     given = vars(parser.parse_args(arguments))
-    folder, out = given.pop("bundle").resolve(), given.pop("out").resolve()
+    folder, out, files = given.pop("bundle").resolve(), given.pop("out").resolve(), given.pop("files")
     try:
-        result = run(load_bundle(folder), RunSettings(**given), out.with_suffix(".log"), finalize=True)
+        bundle = load_bundle(folder, files=None if files is None else files.resolve())
+        result = run(bundle, RunSettings(**given), out.with_suffix(".log"), finalize=True)
     except InputError as error:
         sys.stderr.write(f"{error}\n")
         return 2

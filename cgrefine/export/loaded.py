@@ -1,8 +1,8 @@
 """A bundle as a model again: native prior terms, and the network by its exported program.
 
-The program is of one number of beads and has room for a fixed number of edges. So the model is of molecules
-of that many beads, whatever their residues; replicas are evaluated one after another, since a program cannot
-be batched. Where a molecule has more edges than there is room for, its energy and forces are NaN.
+The model is of proteins of any size, and of many replicas or proteins in one packed graph, which the program
+evaluates at once: its symbols are then the beads and edges of the whole graph. Edges are listed by who uses
+the model, as for any network.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,16 +12,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.export import Exported
 
-from cgrefine import neighbors
 from cgrefine.checkpoint import load_params
 from cgrefine.energy import ProgramTerm, SumOfTerms, Term
 from cgrefine.errors import InputError
 from cgrefine.export import program
 from cgrefine.export.bundle import META, PRIORS, STABLEHLO, Bundle, load_bundle
-from cgrefine.system import pack, topology_from_species
+from cgrefine.export.sealed import check_seal
 
 PriorTerms = Callable[[Mapping[str, Any]], tuple[Term, ...]]
 
@@ -39,55 +37,46 @@ class Loaded:
         """Temperature of the model."""
         return float(self.bundle.meta["temperature_K"])
 
-    @property
-    def n_beads(self) -> int | None:
-        """Beads of the molecules that it is of; None without a network, when every molecule will do."""
-        return None if self.bundle.network is None else self.bundle.topology.n_beads
 
-
-def load_model(folder: Path, prior_terms: PriorTerms) -> Loaded:
+def load_model(path: Path, prior_terms: PriorTerms, digest: str | None = None) -> Loaded:
     """Read, check and self-test a bundle (`load_bundle`), and make its energy.
 
     prior_terms: what makes terms of the facts in meta.json. Raises InputError as load_bundle does, and on a
-    bundle without these facts.
+    bundle without these facts, or with facts of which this version makes no terms.
     """
-    bundle = load_bundle(folder)
-    facts, described = bundle.meta.get("priors"), bundle.meta["network"]
+    bundle = load_bundle(path, digest)
+    facts, described = bundle.meta["priors"], bundle.meta["network"]
     if facts is None:
         raise InputError(
-            f"{folder / META}: the facts of the prior terms are not in this bundle, so that only LAMMPS can "
-            "run it; export it again"
+            f"{path}: the facts of the prior terms are not in its {META}, so that only LAMMPS can run it; "
+            "export it again"
         )
-    terms, params = tuple(prior_terms(facts)), load_params(folder / PRIORS)
+    try:
+        terms = tuple(prior_terms(facts))
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: this version makes no terms of the prior facts ({error!r})") from error
+    params = load_params(bundle.folder / PRIORS)
     if described is not None:
-        artifact = (folder / STABLEHLO).read_bytes()
-        identity = bundle.meta["sha256"][STABLEHLO]
-        terms += (_program_term(described, bundle.topology.n_beads, artifact, identity),)
+        artifact = (bundle.folder / STABLEHLO).read_bytes()
+        identity = check_seal(bundle.folder)[STABLEHLO]
+        terms += (_program_term(described, artifact, identity),)
         params[described["name"]] = {}
     return Loaded(bundle, SumOfTerms(terms), params)
 
 
-def _program_term(described: Mapping[str, Any], n_beads: int, artifact: bytes, identity: str) -> ProgramTerm:
+def _program_term(described: Mapping[str, Any], artifact: bytes, identity: str) -> ProgramTerm:
     """The exported network on the device that jax computes on."""
     platform = jax.devices()[0].platform
-    n_edges, cutoff_A = described["n_edges"], described["cutoff_A"]
-    called = program.traceable(artifact, n_beads, n_edges, "cuda" if platform == "gpu" else platform)
-    pairs = neighbors.candidates(pack([topology_from_species(np.zeros(n_beads, np.int32))]))
-    evaluate = _evaluation(called, pairs, cutoff_A, n_edges)
-    return ProgramTerm(described["name"], cutoff_A, n_beads, f"{identity} {platform}", evaluate)
+    called = program.traceable(artifact, "cuda" if platform == "gpu" else platform)
+    return ProgramTerm(
+        described["name"], described["cutoff_A"], f"{identity} {platform}", _evaluation(called)
+    )
 
 
-def _evaluation(
-    called: Exported, pairs: neighbors.Candidates, cutoff_A: float, n_edges: int
-) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    def evaluate(positions, species):
-        # centred before they become float32, as in `NetworkProgram`
-        x = (positions - positions.mean(axis=0)).astype(jnp.float32)
-        edges = neighbors.update(x, pairs, cutoff_A, n_edges)
-        senders, receivers = (jnp.asarray(index, jnp.int32) for index in (edges.senders, edges.receivers))
-        energy, forces, _ = called.call(x, species.astype(jnp.int32), senders, receivers, edges.edge_mask)
-        wrong = edges.overflow | ~jnp.all(jnp.isfinite(x))
-        energy, forces = (jnp.where(wrong, jnp.nan, value) for value in (energy, forces))
-        return energy.astype(positions.dtype), forces.astype(positions.dtype)
+def _evaluation(called: Exported) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    def evaluate(positions, species, senders, receivers, edge_mask):
+        integers = (jnp.asarray(index, jnp.int32) for index in (species, senders, receivers))
+        energies, forces, _ = called.call(jnp.asarray(positions, jnp.float32), *integers, edge_mask)
+        return energies.astype(positions.dtype), forces.astype(positions.dtype)
 
     return evaluate

@@ -1,16 +1,19 @@
 """The network as a program: one portable StableHLO module that needs no code of ours to run.
 
     positions f32 (n, 3), species i32 (n,), senders i32 (e,), receivers i32 (e,), edge_mask i1 (e,)
-        -> energy f32 (), forces f32 (n, 3), virial f32 (6,)
+        -> energies f32 (n,), forces f32 (n, 3), virial f32 (6,)
 
-Å, kcal/mol. Shapes are those of one molecule. An edge goes from a bead to its neighbour, both
-directions are present; masked edges count for nothing. The virial is -dE/dstrain = Σ_i x_i F_i, in
-kcal/mol and in the order xx yy zz xy xz yz: LAMMPS adds it to the pressure as (xx + yy + zz) / 3V.
+Å, kcal/mol. The numbers of beads n and edges e are symbols: whoever runs the module puts sizes in, and
+compiles it for them (`jax.jit` does). An edge goes from a bead to its neighbour, both directions are present;
+masked edges count for nothing. Beads of several molecules may stand behind one another: edges are what joins
+them. The virial is -dE/dstrain = Σ_i x_i F_i, in kcal/mol and in the order xx yy zz xy xz yz: LAMMPS adds it
+to the pressure as (xx + yy + zz) / 3V.
 """
 
+import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +35,15 @@ PLATFORM = "cpu"
 VIRIAL = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 """Components of a virial, in the order of LAMMPS."""
 
+EDGE_HEADROOM = 1.25
+"""Edges that there is room for, relative to those that did not fit."""
+EDGE_ROUNDING = 64
+_CONSTRAINTS = ("n >= 1", "e >= 1")
 _FORBIDDEN = re.compile(r"\b(stablehlo\.(?:composite|custom_call)|chlo\.\w+)")
+_SHAPE_CHECK = "shape_assertion"
+"""Custom call by which jax checks at run time what `Exported.call` has checked before: removed."""
+
+logger = logging.getLogger(__name__)
 
 
 class Portable(NamedTuple):
@@ -50,36 +61,38 @@ class NetworkValues(NamedTuple):
     virial: np.ndarray
 
 
-def signature(n_beads: int, n_edges: int) -> dict[str, list[dict[str, Any]]]:
-    """Names, dtypes and shapes of the program's arguments and results, as `meta.json` records them."""
+def signature() -> dict[str, list[dict[str, Any]]]:
+    """Names, dtypes and shapes of the program's arguments and results, as `meta.json` records them.
 
-    def entry(name: str, dtype: str, *shape: int) -> dict[str, Any]:
+    A size that is a letter is a symbol, the same number wherever it stands.
+    """
+
+    def entry(name: str, dtype: str, *shape: int | str) -> dict[str, Any]:
         return {"name": name, "dtype": dtype, "shape": list(shape)}
 
     return {
         "arguments": [
-            entry("positions", "float32", n_beads, 3),
-            entry("species", "int32", n_beads),
-            entry("senders", "int32", n_edges),
-            entry("receivers", "int32", n_edges),
-            entry("edge_mask", "bool", n_edges),
+            entry("positions", "float32", "n", 3),
+            entry("species", "int32", "n"),
+            entry("senders", "int32", "e"),
+            entry("receivers", "int32", "e"),
+            entry("edge_mask", "bool", "e"),
         ],
         "results": [
-            entry("energy", "float32"),
-            entry("forces", "float32", n_beads, 3),
+            entry("energies", "float32", "n"),
+            entry("forces", "float32", "n", 3),
             entry("virial", "float32", 6),
         ],
     }
 
 
-def edge_capacity(positions: np.ndarray, cutoff_A: float, headroom: float) -> int:
-    """Edges to make room for: the most in any frame (f, n, 3) Å, times headroom, at most n(n-1)."""
-    n_beads = positions.shape[1]
-    most = max(len(frame_edges(frame, cutoff_A)[0]) for frame in positions)
-    return max(1, min(int(np.ceil(headroom * most)), n_beads * (n_beads - 1)))
+def edge_room(n_beads: int, n_edges: int) -> int:
+    """Edges to make room for where there are n_edges of n_beads: some more, at most n(n-1)."""
+    some_more = EDGE_ROUNDING * int(np.ceil(EDGE_HEADROOM * n_edges / EDGE_ROUNDING))
+    return max(1, min(some_more, n_beads * (n_beads - 1)))
 
 
-def build(term: NetworkTerm, params: Any, n_beads: int, n_edges: int, target: str) -> Portable:
+def build(term: NetworkTerm, params: Any, target: str) -> Portable:
     """Trace the network with its parameters as float32 constants, and serialise it for StableHLO `target`.
 
     Debug locations are stripped: old consumers fail on them, and they hold file names of this machine.
@@ -90,70 +103,119 @@ def build(term: NetworkTerm, params: Any, n_beads: int, n_edges: int, target: st
         def total(x):
             vectors = geometry.displacements(x, senders, receivers, edge_mask)
             constants = cast_params(params, jnp.float32)
-            return jnp.sum(term.edge_energy(constants, vectors, species, senders, receivers, edge_mask))
+            per_bead = term.edge_energy(constants, vectors, species, senders, receivers, edge_mask)
+            return jnp.sum(per_bead), per_bead
 
-        energy, gradient = jax.value_and_grad(total)(positions)
+        gradient, energies = jax.grad(total, has_aux=True)(positions)
         moments = -positions.T @ gradient
         virial = jnp.stack([0.5 * (moments[a, b] + moments[b, a]) for a, b in VIRIAL])
-        return energy, -gradient, virial
+        return energies, -gradient, virial
 
     with jax.enable_x64(False):
-        exported = _export(program, n_beads, n_edges)
+        exported = _export(program)
     with make_ir_context():
         module = ir.Module.parse(exported.mlir_module())
-        PassManager.parse("builtin.module(strip-debuginfo)").run(module.operation)
+        for check in _shape_checks(module):
+            check.erase()
+        PassManager.parse("builtin.module(strip-debuginfo,cse)").run(module.operation)
         text = str(module.operation.get_asm(enable_debug_info=False))
-        if found := sorted(set(_FORBIDDEN.findall(text))):
+        if found := lint(text):
             raise ValueError(f"network {term.name!r} cannot leave as portable StableHLO: it uses {found}")
         return Portable(stablehlo.serialize_portable_artifact_str(text, target), text)
 
 
-@dataclass(frozen=True)
-class NetworkProgram:
-    """A compiled program, called with positions (n, 3) in Å, float64, in bead order (unwrapped)."""
+def lint(text: str) -> list[str]:
+    """Operations in a module's text that other consumers of StableHLO cannot run, and debug locations."""
+    return sorted({*_FORBIDDEN.findall(text), *re.findall(r"\bloc\(", text)})
 
-    cutoff_A: float
-    n_edges: int
-    species: np.ndarray
-    compiled: Callable[..., Any]
+
+def text_of(artifact: bytes) -> str:
+    """Text of a portable artifact, as `build` writes it. Raises InputError on bytes that are none."""
+    with make_ir_context() as context:
+        try:
+            module = stablehlo.deserialize_portable_artifact(context, artifact)
+        except (ValueError, RuntimeError, ir.MLIRError) as error:
+            raise InputError(f"the exported network is no portable StableHLO: {_first(error)}") from error
+        return str(module.operation.get_asm(enable_debug_info=False))
+
+
+def _shape_checks(module: ir.Module) -> list[Any]:
+    found = []
+
+    def visit(operation: Any) -> Any:
+        name = "stablehlo.custom_call"
+        if operation.name == name and _SHAPE_CHECK in str(operation.attributes["call_target_name"]):
+            found.append(operation)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+    return found
+
+
+class NetworkProgram:
+    """The program for one molecule, called with positions (n, 3) in Å, float64, in bead order (unwrapped).
+
+    It is compiled for this machine's CPU at the first call, with room for the edges that are there then, and
+    again where a frame has more: `compiled` is what was made last, with room for `n_edges`; `compilations` is
+    how often it was made.
+    """
+
+    def __init__(self, artifact: bytes, species: np.ndarray, cutoff_A: float) -> None:
+        self.cutoff_A = cutoff_A
+        self.species = np.asarray(species, np.int32)
+        self.n_edges = 0
+        self.compilations = 0
+        self._artifact = artifact
+        self.compiled: Callable[..., Any] | None = None
+
+    def of(self, species: np.ndarray) -> "NetworkProgram":
+        """The program for a molecule of other residues, or of more or fewer."""
+        return NetworkProgram(self._artifact, species, self.cutoff_A)
 
     def __call__(self, positions: Float[np.ndarray, "beads 3"]) -> NetworkValues:
-        """Energy, forces and virial. InputError when there are more edges than the program has room for.
+        """Energy, forces and virial. InputError when the program does not compile.
 
         Edges are found in float64; positions are centred before they become float32, so that a
         molecule far from the origin loses no digits.
         """
         senders, receivers = frame_edges(positions, self.cutoff_A)
-        if len(senders) > self.n_edges:
-            raise InputError(
-                f"{len(senders)} edges within {self.cutoff_A} Å, and the exported network has room for "
-                f"{self.n_edges}: export again with a larger export.edge_headroom"
-            )
+        if len(senders) > self.n_edges or self.compiled is None:
+            self._compile(len(senders))
+        assert self.compiled is not None
         edges = padded(senders, receivers, self.n_edges)
         centred = (positions - positions.mean(axis=0)).astype(np.float32)
-        energy, forces, virial = self.compiled(
+        energies, forces, virial = self.compiled(
             centred, self.species, edges.senders, edges.receivers, edges.edge_mask
         )
+        # summed in float64: the energies of 500 beads in float32 would lose a digit
         return NetworkValues(
-            float(energy), np.asarray(forces, dtype=np.float64), np.asarray(virial, dtype=np.float64)
+            float(np.asarray(energies).sum(dtype=np.float64)),
+            np.asarray(forces, dtype=np.float64),
+            np.asarray(virial, dtype=np.float64),
         )
 
+    def _compile(self, n_edges: int) -> None:
+        n_beads, room = len(self.species), edge_room(len(self.species), n_edges)
+        if self.compiled is not None:
+            logger.warning(
+                "%d edges within %g Å and room for %d: the network is compiled again with room for %d",
+                n_edges, self.cutoff_A, self.n_edges, room,
+            )  # fmt: skip
+        sizes = {"n": n_beads, "e": room}
+        shapes = [
+            jax.ShapeDtypeStruct(tuple(sizes.get(s, s) for s in a["shape"]), np.dtype(a["dtype"]))
+            for a in signature()["arguments"]
+        ]
+        with jax.enable_x64(False), jax.default_device(jax.devices(PLATFORM)[0]):
+            exported = traceable(self._artifact, PLATFORM)
+            try:
+                self.compiled = jax.jit(exported.call).lower(*shapes).compile()
+            except (ValueError, RuntimeError) as error:
+                raise InputError(f"the exported network does not compile: {_first(error)}") from error
+        self.n_edges, self.compilations = room, self.compilations + 1
 
-def load(artifact: bytes, species: np.ndarray, n_edges: int, cutoff_A: float) -> NetworkProgram:
-    """Compile StableHLO bytes for this machine's CPU."""
-    n_beads = len(species)
-    with jax.enable_x64(False), jax.default_device(jax.devices(PLATFORM)[0]):
-        exported = traceable(artifact, n_beads, n_edges, PLATFORM)
-        try:
-            compiled = jax.jit(exported.call).lower(*_shapes(n_beads, n_edges)).compile()
-        except (ValueError, RuntimeError) as error:
-            raise InputError(
-                f"the exported network does not compile: {str(error).splitlines()[0]}"
-            ) from error
-    return NetworkProgram(cutoff_A, n_edges, np.asarray(species, np.int32), compiled)
 
-
-def traceable(artifact: bytes, n_beads: int, n_edges: int, platform: str) -> export.Exported:
+def traceable(artifact: bytes, platform: str) -> export.Exported:
     """StableHLO bytes as a function that may be called within other traced functions, on one platform.
 
     jax runs them inside an `Exported` of a stand-in with the same signature: unlike the files of
@@ -161,25 +223,27 @@ def traceable(artifact: bytes, n_beads: int, n_edges: int, platform: str) -> exp
     """
 
     def stand_in(positions, species, senders, receivers, edge_mask):
-        return jnp.float32(0.0), positions, jnp.zeros(6, jnp.float32)
+        return positions[:, 0], positions, jnp.zeros(6, jnp.float32)
 
     with jax.enable_x64(False):
-        return replace(_export(stand_in, n_beads, n_edges, platform), mlir_module_serialized=artifact)
+        return replace(_export(stand_in, platform), mlir_module_serialized=artifact)
 
 
-def _shapes(n_beads: int, n_edges: int) -> list[jax.ShapeDtypeStruct]:
-    return [
-        jax.ShapeDtypeStruct(tuple(a["shape"]), np.dtype(a["dtype"]))
-        for a in signature(n_beads, n_edges)["arguments"]
+def _export(function: Callable[..., Any], platform: str = PLATFORM) -> export.Exported:
+    scope = export.SymbolicScope(_CONSTRAINTS)
+    shapes = [
+        jax.ShapeDtypeStruct(
+            export.symbolic_shape(", ".join(map(str, a["shape"])), scope=scope), np.dtype(a["dtype"])
+        )
+        for a in signature()["arguments"]
     ]
-
-
-def _export(
-    function: Callable[..., Any], n_beads: int, n_edges: int, platform: str = PLATFORM
-) -> export.Exported:
     # keep_unused: an argument that the network ignores must stay in the signature.
     jitted = jax.jit(function, keep_unused=True)
-    return export.export(jitted, platforms=[platform])(*_shapes(n_beads, n_edges))
+    return export.export(jitted, platforms=[platform])(*shapes)
+
+
+def _first(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def cast_params(params: Any, dtype: Any) -> Any:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from cgrefine import neighbors
 from cgrefine.data.molecule import CIS_MAX_A
 from cgrefine.data.topology import bonds_from_geometry, map_to_beads
-from cgrefine.data.trajectory_topology import pdb_positions, read_topology
+from cgrefine.data.trajectory_topology import pdb_chains, pdb_positions, read_topology
 from cgrefine.energy import SumOfTerms, bead_energies_and_forces
 from cgrefine.errors import InputError
 from cgrefine.export.program import cast_params
@@ -44,8 +44,9 @@ class Chain(NamedTuple):
 def chain(source: Any) -> Chain:
     """The molecule of a sequence in one-letter codes, a PDB file, a domain of a data set, or a Topology.
 
-    A string that ends in .pdb, or a Path, is a file: of all atoms, or of Cα alone. Its chain breaks and cis
-    bonds are those of its first model; a sequence has none. Raises InputError on anything else.
+    A string that ends in .pdb, or a Path, is a file: of all atoms, or of Cα alone. Its chains (TER, chain
+    ids, gaps) and cis bonds are those of its first model; a sequence is one chain without cis bonds. Raises
+    InputError on anything else.
     """
     if isinstance(source, Topology):
         return Chain(source, None)
@@ -145,9 +146,13 @@ def _of_pdb(path: Path) -> Chain:
     if path.suffix.lower() != ".pdb":
         raise InputError(f"{source}: suffix {path.suffix!r} is no .pdb")
     solute = read_topology(path, source)
-    frame = pdb_positions(path.read_text(encoding="utf-8", errors="replace"), source)[solute.rows]
+    text = path.read_text(encoding="utf-8", errors="replace")
+    frame = pdb_positions(text, source)[solute.rows]
     mapping = map_to_beads(solute.atoms, bonds_from_geometry(solute.atoms, frame), frame)
     positions = frame[mapping.ca]
-    bonds = mapping.topology.bonds
-    length = np.linalg.norm(positions[bonds[:, 1]] - positions[bonds[:, 0]], axis=1)
-    return Chain(mapping.topology.with_cis(bonds[length < CIS_MAX_A, 1].tolist()), positions)
+    # chains that touch are told apart by the file alone
+    ends = np.flatnonzero(np.diff(pdb_chains(text, source)[solute.rows][mapping.ca])) + 1
+    breaks = sorted({*mapping.breaks, *ends.tolist()})
+    found = topology_from_species(mapping.topology.species, breaks, mapping.topology.resid)
+    length = np.linalg.norm(positions[found.bonds[:, 1]] - positions[found.bonds[:, 0]], axis=1)
+    return Chain(found.with_cis(found.bonds[length < CIS_MAX_A, 1].tolist()), positions)

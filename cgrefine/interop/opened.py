@@ -22,8 +22,10 @@ PLACES = (
 def folder_of(path: Path) -> Path:
     """The folder with forcefield.json or a bundle's meta.json: the path, or one below it, see PLACES.
 
-    Raises InputError on a path that holds neither.
+    A file is the zip of a bundle, and is its own folder. Raises InputError on a path that holds neither.
     """
+    if path.is_file():
+        return path
     for place, file in PLACES:
         if (path / place / file).is_file():
             return path / place
@@ -34,7 +36,7 @@ def folder_of(path: Path) -> Path:
 
 
 def opened(path: Path) -> Modelled:
-    """The force field of a train or priors stage, or the bundle of an export stage, in a folder.
+    """The force field of a train or priors stage, or the bundle of an export stage, in a folder or zip.
 
     Raises InputError on a path that holds neither, and on files that are damaged.
     """

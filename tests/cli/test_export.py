@@ -1,21 +1,25 @@
 """The export and lammps stages on a small force field of the real kind: prior terms and Allegro."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
 
 from cgrefine import checkpoint
-from cgrefine.artifacts import Stage, stage_folder
-from cgrefine.cli import export, lammps
+from cgrefine.artifacts import Stage, read_json, stage_folder
+from cgrefine.cli import export, export_check, lammps
 from cgrefine.cli.console import Console
 from cgrefine.config.running import Export as ExportSection
 from cgrefine.config.running import Lammps, Sim
 from cgrefine.config.schema import Config
 from cgrefine.config.training import Model
 from cgrefine.data.store import write_domain, write_index
-from cgrefine.errors import InputError
+from cgrefine.errors import GateError, InputError
+from cgrefine.export.sealed import digest_of, seal, write_zip
 from cgrefine.fm import forcefield
 from cgrefine.fm.models.registry import network_term
+from cgrefine.residues import RESIDUES
 from tests.export import toy
 from tests.fm import prior_facts
 
@@ -76,7 +80,8 @@ def root(exported):
 def test_export_writes_a_bundle_that_passed_its_test(exported):
     stage = exported
     metrics, checks = stage.record.metrics, stage.record.checks
-    assert metrics["n_beads"] == N_BEADS
+    assert metrics["reference_beads"] == N_BEADS
+    assert (stage.path / "digest.txt").read_text().strip() == digest_of(stage.path / "bundle")
     assert 0 < metrics["selftest_max_force_error_kcal_mol_A"]["value"] < 1e-4
     assert checks["selftest_max_force_error_kcal_mol_A"]["passed"]
     assert (stage.path / "bundle" / "network.mlir").exists()
@@ -96,6 +101,57 @@ def test_lammps_agrees_with_jax_in_one_and_two_processes(root):
     assert all(check["passed"] for check in checks.values())
     assert (stage.path / "report.html").exists()
     assert checkpoint.load_params(stage.path / "run_2.npz")["forces"].shape == (2, N_BEADS, 3)
+
+
+def pdb_of(path, topology, x):
+    """Cα alone, one chain after another, TER between them."""
+    lines, chain = [], 0
+    for i, (kind, (a, b, c)) in enumerate(zip(topology.species, x, strict=True)):
+        if i and topology.sequence[i] - topology.sequence[i - 1] != 1:
+            lines, chain = [*lines, "TER"], chain + 1
+        place = f"{RESIDUES[kind]} {'AB'[chain]}{i + 1:4d}    {a:8.3f}{b:8.3f}{c:8.3f}  1.00  0.00"
+        lines.append(f"ATOM  {i + 1:5d}  CA  {place}           C")
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_a_bundle_runs_another_protein_in_lammps(root, tmp_path):
+    """24 beads in two chains with a bundle made on 16, from its zip, with a temperature of its own."""
+    path = tmp_path / "model.zip"
+    write_zip(root / "export" / "bundle", path)
+    pdb_of(tmp_path / "other.pdb", toy.topology(24), toy.frames(24)[1])
+    digest = digest_of(root / "export" / "bundle")
+    given = (path, tmp_path / "other.pdb", ["lammps.steps=200"], tmp_path / "out", Console(quiet=True))
+    lammps.run_bundle(*given, digest)
+    summary = read_json(tmp_path / "out" / "lammps" / "metrics.json")
+    assert summary["metrics"]["n_beads"] == 24
+    assert summary["metrics"]["relative_force_error"] < 1e-4
+    assert all(check["passed"] for check in summary["checks"].values())
+    data = (tmp_path / "out" / "lammps" / "files" / "beads.data").read_text()
+    assert "\n24 atoms\n" in data and "\n22 bonds\n" in data
+    with pytest.raises(InputError, match="is demanded"):
+        lammps.run_bundle(*given, "ff" * 32, force=True)
+
+
+def test_everything_that_can_be_verified_is(root, capsys):
+    export_check.check_stage(root, Console(quiet=True))
+    told = capsys.readouterr().out
+    assert "FAILED" not in told and "not done" not in told
+    assert told.count("passed") == 9
+
+
+def test_a_bundle_that_fails_is_put_aside(root, tmp_path, monkeypatch):
+    """A LAMMPS file that was changed, hash and all: only the forces tell."""
+    run = tmp_path / "run"
+    shutil.copytree(root / "export", run / "export")
+    data = run / "export" / "bundle" / "lammps" / "in.lammps"
+    text = data.read_text()
+    assert "special_bonds lj 0.0" in text
+    data.write_text(text.replace("special_bonds lj 0.0", "special_bonds lj 1.0"))
+    seal(run / "export" / "bundle")
+    monkeypatch.setattr(export_check, "IN_OTHER_PROCESSES", export_check.IN_OTHER_PROCESSES[1:])
+    with pytest.raises(GateError, match="failed: LAMMPS, step 0: all"):
+        export_check.check_stage(run, Console(quiet=True))
+    assert not (run / "export").exists() and (run / "export.failed" / "bundle").is_dir()
 
 
 def test_an_unknown_domain_is_named(root):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cgrefine.cli.console import Console
-from cgrefine.cli.force_field import exported_at, opened, refuse_other_lengths, trained_at
+from cgrefine.cli.force_field import exported_at, opened, trained_at
 from cgrefine.cli.train_member import network_facts
 from cgrefine.config.load import parse
 from cgrefine.config.running import Export
@@ -101,12 +101,3 @@ def test_force_fields_and_bundles_are_told_apart(train: Path, tmp_path: Path, ca
     assert np.array_equal(found.params["bond"]["k"], prior.params["bond"]["k"])
     opened(tmp_path, 350.0, Console(quiet=True))
     assert "is a bundle of a model at 300 K, and it is used at 350 K" in capsys.readouterr().out
-    refuse_other_lengths(found, {"a": 6, "b": 7})
-
-
-def test_a_network_of_a_bundle_is_of_one_length(monkeypatch):
-    monkeypatch.setattr(Loaded, "n_beads", 6)
-    found = object.__new__(Loaded)
-    refuse_other_lengths(found, {"a": 6})
-    with pytest.raises(InputError, match="the bundle is of 6 beads, domain b has 7: name domains"):
-        refuse_other_lengths(found, {"a": 6, "b": 7})

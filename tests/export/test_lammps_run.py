@@ -1,5 +1,6 @@
 """The whole model in LAMMPS: native priors plus the network, sorted, periodic, parallel, and failing."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -115,16 +116,20 @@ def test_a_failing_network_stops_the_run_at_that_step(bundle, reason):
         values = bundle.network.compiled(*arguments)
         return values if len(calls) < 52 else FAILURES[reason](values)
 
-    network = dataclasses.replace(bundle.network, compiled=compiled)
+    network = copy.copy(bundle.network)
+    network.compiled = compiled
     with pytest.raises(SimulationStopped, match=rf"step 50: .*{reason}"):
         run(dataclasses.replace(bundle, network=network), SETTINGS)
     assert len(calls) == 52
 
 
-def test_an_overfull_edge_buffer_stops_the_run(bundle):
-    small = dataclasses.replace(bundle.network, n_edges=10)
-    with pytest.raises(SimulationStopped, match=r"step 0: InputError: .*edge_headroom"):
-        run(dataclasses.replace(bundle, network=small), SETTINGS)
+def test_more_edges_than_there_is_room_for_do_not_stop_the_run(bundle):
+    """A program with room for ten edges is made again at the first call, and the forces are right."""
+    small = copy.copy(bundle.network)
+    small.n_edges = 10
+    result = run(dataclasses.replace(bundle, network=small), dataclasses.replace(SETTINGS, steps=20))
+    check_forces(result)
+    assert small.compilations == bundle.network.compilations + 1 and small.n_edges > 200
 
 
 def test_lammps_own_errors_are_told(bundle):

@@ -9,24 +9,36 @@ import numpy as np
 import pytest
 
 import cgrefine
+from cgrefine.config.training import Model
 from cgrefine.energy import NetworkTerm, SumOfTerms
 from cgrefine.errors import InputError
 from cgrefine.export import program
+from cgrefine.export.program import NetworkProgram
 from cgrefine.export.verify import term_values
 from cgrefine.fm.models.registry import network_term
 from tests.export import toy
 
-N_BEADS, N_EDGES = 24, 400
+FACTS = {
+    name: {"name": name, "cutoff_A": toy.NETWORK_CUTOFF_A, "avg_neighbors": 9.0, **own}
+    for name, own in {
+        "allegro": {"channels": 2, "hidden": 4, "layers": 2, "l_max": 1, "n_bessel": 4},
+        "mace": {"channels": 2, "hidden": 4, "layers": 2, "l_max": 1, "n_bessel": 4},
+        "painn": {"hidden": 4, "layers": 2, "n_bessel": 4},
+        "schnet": {"hidden": 4, "layers": 2, "n_bessel": 4},
+    }.items()
+}
+"""Each network, small."""
+STAGES = pytest.mark.stages
 
 
 @pytest.fixture(scope="module")
 def portable():
-    return program.build(toy.NETWORK, toy.params()["network"], N_BEADS, N_EDGES, "1.7.0")
+    return program.build(toy.NETWORK, toy.params()["network"], "1.7.0")
 
 
 @pytest.fixture(scope="module")
 def network(portable):
-    return program.load(portable.artifact, toy.topology().species, N_EDGES, toy.NETWORK_CUTOFF_A)
+    return NetworkProgram(portable.artifact, toy.topology().species, toy.NETWORK_CUTOFF_A)
 
 
 def reference(positions):
@@ -43,24 +55,24 @@ def test_program_equals_the_network_in_float64(network):
         assert np.abs(found.virial - expected.virial[i]).max() < 1e-3
 
 
-@pytest.mark.slow
-def test_mace_leaves_as_a_program():
-    """A network of many-body messages between layers, with weights large enough to be seen."""
-    facts = {
-        "name": "mace", "cutoff_A": toy.NETWORK_CUTOFF_A, "channels": 2, "hidden": 4, "layers": 2,
-        "l_max": 1, "l_hidden": 1, "correlation": 3, "n_bessel": 4, "envelope_p": 6, "parity": "so3",
-        "avg_neighbors": 9.0,
-    }  # fmt: skip
-    term = network_term(facts)
+@pytest.mark.parametrize(
+    "name", ["schnet", *(pytest.param(name, marks=STAGES) for name in ("painn", "allegro", "mace"))]
+)
+def test_every_network_leaves_for_proteins_of_any_size(name):
+    """One program for 5 and for 40 beads, with weights large enough to be seen."""
+    model = Model.model_validate({k: v for k, v in FACTS[name].items() if k != "avg_neighbors"})
+    term = network_term({**model.model_dump(), "avg_neighbors": 9.0})
     params = jax.tree.map(lambda leaf: 1.5 * np.asarray(leaf), term.init(jax.random.key(0)))
-    artifact = program.build(term, params, N_BEADS, N_EDGES, "1.7.0").artifact
-    frame = toy.frames()[0]
-    found = program.load(artifact, toy.topology().species, N_EDGES, toy.NETWORK_CUTOFF_A)(frame)
-    expected = term_values(SumOfTerms((term,)), {"network": params}, toy.topology(), frame[None])["network"]
-    scale = np.abs(expected.forces).max()
-    assert scale > 0.01
-    assert np.abs(found.forces - expected.forces[0]).max() < 1e-4 * scale
-    assert found.energy == pytest.approx(expected.energy[0], rel=1e-4)
+    artifact = program.build(term, params, "1.7.0").artifact
+    for n in (5, 40):
+        topology, frame = toy.chain(n), toy.frames(40)[0, :n]
+        found = NetworkProgram(artifact, topology.species, toy.NETWORK_CUTOFF_A)(frame)
+        expected = term_values(SumOfTerms((term,)), {"network": params}, topology, frame[None])["network"]
+        scale = np.abs(expected.forces).max()
+        assert scale > 0.001
+        assert np.abs(found.forces - expected.forces[0]).max() < 1e-4 * scale
+        assert found.energy == pytest.approx(expected.energy[0], rel=1e-4)
+        assert np.abs(found.virial - expected.virial[0]).max() < 1e-3 * np.abs(expected.virial).max()
 
 
 def test_far_from_the_origin_no_digit_is_lost(network):
@@ -83,16 +95,39 @@ def test_virial_is_minus_the_strain_derivative():
     assert values.virial[-1] == pytest.approx(-(plus - minus) / (2 * h), rel=1e-6, abs=1e-6)
 
 
-def test_too_many_edges_are_an_error_not_a_truncation(network):
-    with pytest.raises(InputError, match=r"552 edges .* room for 400.*edge_headroom"):
-        network(0.2 * toy.frames()[0])
+def test_more_edges_than_there_is_room_for_make_room(portable, caplog):
+    """The crowded frame has every pair as an edge: compiled again, and said so; nothing is dropped."""
+    network = NetworkProgram(portable.artifact, toy.topology().species, toy.NETWORK_CUTOFF_A)
+    loose, crowded = toy.frames()[0], 0.4 * toy.frames()[0]
+    network(loose)
+    room = network.n_edges
+    assert network.compilations == 1 and room < 552 and not caplog.records
+    found, expected = network(crowded), reference(crowded[None])
+    assert network.n_edges == 552 and network.compilations == 2
+    assert f"546 edges within 10 Å and room for {room}" in caplog.text
+    assert found.energy == pytest.approx(expected.energy[0], rel=1e-5)
+    again = network(loose)
+    assert network.compilations == 2
+    assert np.abs(again.forces - reference(loose[None]).forces[0]).max() < 1e-4
 
 
-def test_edge_capacity_has_headroom_up_to_all_pairs():
-    frames = toy.frames()
-    exact = program.edge_capacity(frames, toy.NETWORK_CUTOFF_A, 1.0)
-    assert program.edge_capacity(frames, toy.NETWORK_CUTOFF_A, 1.5) == int(np.ceil(1.5 * exact))
-    assert program.edge_capacity(frames, toy.NETWORK_CUTOFF_A, 1e3) == N_BEADS * (N_BEADS - 1)
+def test_room_has_headroom_up_to_all_pairs():
+    assert program.edge_room(50, 400) == 512
+    assert program.edge_room(24, 500) == 24 * 23
+    assert program.edge_room(1, 0) == 1
+
+
+def test_two_proteins_in_one_program(portable):
+    """Beads of one behind those of the other, far away: the sum of both."""
+    one, two = toy.topology(24), toy.chain(10)
+    network = NetworkProgram(
+        portable.artifact, np.concatenate([one.species, two.species]), toy.NETWORK_CUTOFF_A
+    )
+    x, y = toy.frames()[0], toy.frames(10)[0] + 300.0
+    both = network(np.concatenate([x, y]))
+    alone = network.of(one.species)(x), network.of(two.species)(y)
+    assert both.energy == pytest.approx(alone[0].energy + alone[1].energy, abs=1e-3)
+    assert np.abs(both.forces[24:] - alone[1].forces).max() < 2e-3
 
 
 def test_nothing_of_this_machine_is_in_the_program(portable):
@@ -105,7 +140,7 @@ def test_text_and_bytes_are_the_same_program(portable, network):
     from jaxlib.mlir.dialects import stablehlo
 
     again = stablehlo.serialize_portable_artifact_str(portable.text, "1.7.0")
-    other = program.load(again, toy.topology().species, N_EDGES, toy.NETWORK_CUTOFF_A)
+    other = NetworkProgram(again, toy.topology().species, toy.NETWORK_CUTOFF_A)
     assert other(toy.frames()[0]).energy == network(toy.frames()[0]).energy
 
 
@@ -116,20 +151,27 @@ def test_operations_that_older_consumers_lack_are_refused():
 
     term = NetworkTerm("network", 10.0, 1, lambda key: {}, angles)
     with pytest.raises(ValueError, match="cannot leave as portable StableHLO"):
-        program.build(term, {}, 5, 20, "1.7.0")
+        program.build(term, {}, "1.7.0")
 
 
 def test_an_argument_that_the_network_ignores_stays_in_the_signature():
     def blind(params, vectors, species, senders, receivers, edge_mask):
         share = jnp.where(edge_mask, jnp.sum(vectors**2, axis=-1), 0.0)
-        return jnp.zeros(4, vectors.dtype).at[senders].add(share)
+        return jnp.zeros(species.shape[0], vectors.dtype).at[senders].add(share)
 
     term = NetworkTerm("network", 10.0, 1, lambda key: {}, blind)
-    made = program.build(term, {}, 4, 12, "1.7.0")
+    made = program.build(term, {}, "1.7.0")
     x = np.array([[0.0, 0, 0], [1.0, 0, 0], [0, 2.0, 0], [0, 0, 3.0]])
-    assert program.load(made.artifact, np.zeros(4, np.int32), 12, 10.0)(x).energy == pytest.approx(84.0)
+    assert NetworkProgram(made.artifact, np.zeros(4, np.int32), 10.0)(x).energy == pytest.approx(84.0)
 
 
 def test_bytes_that_are_no_program_are_refused():
     with pytest.raises(InputError, match="does not compile"):
-        program.load(b"not StableHLO", np.zeros(4, np.int32), 12, 10.0)
+        NetworkProgram(b"not StableHLO", np.zeros(4, np.int32), 10.0)(toy.frames(4)[0])
+    with pytest.raises(InputError, match="no portable StableHLO"):
+        program.text_of(b"not StableHLO")
+
+
+def test_bytes_read_back_are_the_text(portable):
+    assert program.text_of(portable.artifact) == portable.text
+    assert program.lint(portable.text) == []

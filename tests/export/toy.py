@@ -22,6 +22,11 @@ def topology(n: int = 24) -> Topology:
     return topology_from_species(species, breaks=SEQUENCE_BREAKS, cis=(CIS_BEAD,))
 
 
+def chain(n: int) -> Topology:
+    """One chain of n residues of the same species."""
+    return topology_from_species(np.resize(species_from_sequence("AGVWPEKPGAVK"), n))
+
+
 def frames(n: int = 24, count: int = 4) -> np.ndarray:
     """Frames (count, n, 3) Å: one random chain, its cis bond made short, perturbed."""
     rng = np.random.default_rng(3)
