@@ -34,14 +34,16 @@ class Domain(Protocol):
 
 @dataclass(frozen=True)
 class Host:
-    """padding: factor of the rooms for beads, pairs and edges; seed: beads and pairs of each domain in another
-    order; skin_A: the list is longer than the cutoff, and holds until beads have moved by half of it."""
+    """padding: factor of the rooms for beads, pairs and edges; skin_A: the list is longer than the cutoff, and
+    holds until beads have moved by half of it; seed: beads and pairs of each domain in another order; room: for
+    edges at the first call, one in the connector."""
 
     newton: bool
     domains: int = 2
     padding: float = 1.2
     skin_A: float = 2.0
     seed: int | None = None
+    room: int = 1
 
 
 class HostValues(NamedTuple):
@@ -93,7 +95,7 @@ def run(
         ends = [np.full(pairs, rows, np.int32) for _ in range(2)]
         ends[0][:n_pairs] = slab.senders
         ends[1][:n_pairs] = slab.receivers ^ _bits(slab, special or {})
-        room = 1
+        room = min(host.room, 2 * pairs)
         for call in range(1, MOST_CALLS + 1):
             values = program(x, kinds, slab.n_local, n - slab.n_local, host.newton, *ends, room)
             if values.needed_edges <= room:

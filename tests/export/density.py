@@ -54,7 +54,9 @@ def reference(
     term: NetworkTerm, params: dict, positions: np.ndarray, species: np.ndarray, box_A: np.ndarray | None
 ) -> tuple[float, np.ndarray]:
     """Energy and forces in float64 with every image of every bead, without lists, domains or ghosts."""
-    reach = 0 if box_A is None else int(np.ceil(term.cutoff_A / np.min(box_A))) + 1
+    if box_A is not None:
+        positions = positions - np.floor(positions / box_A) * box_A
+    reach = 0 if box_A is None else int(np.ceil(term.cutoff_A / np.min(box_A)))
     steps = np.arange(-reach, reach + 1)
     shifts = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(-1, 3) * (1.0 if box_A is None else box_A)
     found = [[], [], []]
