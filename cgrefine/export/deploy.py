@@ -46,8 +46,7 @@ SIZES = "n_atoms, max_buffers, max_edges"
 _OPERATION = re.compile(r"^\s*(?:%[^=]+=\s*)?\"?([a-z_]+\.[a-z_0-9.]+)\"?", re.MULTILINE)
 _CUSTOM = re.compile(r"stablehlo\.custom_call\"?\s*@\"?([\w.]+)")
 _READABLE = re.compile(r"(builtin|func|stablehlo)\.")
-_REFINED = {"shape_assertion"}
-"""Custom calls that the consumer takes out when it fills in sizes."""
+CUSTOM_CALL, SIZE_CHECK = "stablehlo.custom_call", "shape_assertion"
 
 
 class DomainValues(NamedTuple):
@@ -85,7 +84,7 @@ def unreadable(text: str) -> list[str]:
     custom calls, which stand for functions that it does not have."""
     names = set(_OPERATION.findall(text))
     bad = {n for n in names if not _READABLE.match(n) or n == "stablehlo.composite"}
-    calls = {f"stablehlo.custom_call @{n}" for n in _CUSTOM.findall(text) if n not in _REFINED}
+    calls = {f"{CUSTOM_CALL} @{n}" for n in _CUSTOM.findall(text)}
     return sorted(bad | calls)
 
 
@@ -215,10 +214,21 @@ def _exported(function: Callable[..., Any]) -> export.Exported:
 
 def _text(exported: export.Exported) -> str:
     """The module as text without debug locations: old consumers fail on them, and they name files of this
-    machine."""
+    machine. Without the checks of sizes too, which are custom calls: the host keeps to the sizes it gave."""
+    checks: list[Any] = []
+
+    def visit(operation):
+        target = operation.attributes["call_target_name"] if operation.name == CUSTOM_CALL else None
+        if target is not None and ir.StringAttr(target).value == SIZE_CHECK:
+            checks.append(operation)
+        return ir.WalkResult.ADVANCE
+
     with make_ir_context():
         module = ir.Module.parse(exported.mlir_module())
-        PassManager.parse("builtin.module(strip-debuginfo)").run(module.operation)
+        module.operation.walk(visit)
+        for check in checks:
+            check.erase()
+        PassManager.parse("builtin.module(strip-debuginfo,cse)").run(module.operation)
         return str(module.operation.get_asm(enable_debug_info=False))
 
 
