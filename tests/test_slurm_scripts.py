@@ -60,7 +60,7 @@ def test_refine_runs_one_pack_a_gpu(tmp_path):
 
 @pytest.fixture
 def deployed(tmp_path):
-    """Files, plugins, a folder for the job, and an srun that writes down where it is and what it is to run."""
+    """Files, plugins, a folder for the job, and an srun that writes down where it is and what it runs."""
     for name in ("files/in.lammps", "files/network.ptb", "plugin/x", "pjrt/x", "bin/srun"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")

@@ -4,16 +4,18 @@
     senders i32 (max_buffers,), receivers i32 (max_buffers,), buffer i1 (max_edges,)
         -> forces f32 (n_atoms, 3), energy f32 (), needed_edges i32 (), n_within_cutoff i32 ()
 
-Å, kcal/mol. Rows are local beads, ghosts, padding. The pairs are those of the list of LAMMPS: longer than the
-cutoff by the skin, padded with the index n_atoms, with the bits of special neighbours (j ^ which << 30) on them.
-    newton on:  each pair in both directions; forces = -dE_local/dx in all rows, which LAMMPS adds up over domains.
+Å, kcal/mol. Rows are local beads, ghosts, padding. The pairs are those of the list of LAMMPS: longer than
+the cutoff by the skin, padded with the index n_atoms, with the bits of special neighbours on them (j ^ which
+<< 30).
+    newton on:  each pair in both directions; forces = -dE_local/dx in all rows, which LAMMPS adds up over
+                domains.
     newton off: each pair once; forces = -d(E_local + E_ghosts)/dx, of which only local rows are complete.
 The energy is that of the local beads, each whole. Of `buffer` only the length counts: it is the room for the
-edges that energy and forces depend on. Of those there are needed_edges; where they do not fit, energy and forces
-are NaN, the host makes the buffer longer and calls again.
+edges that energy and forces depend on. Of those there are needed_edges; where they do not fit, energy and
+forces are NaN, the host makes the buffer longer and calls again.
 
-A host has to communicate ghosts of (M, 2M) cutoffs with newton on, off, for a network of M hops: the force on a
-bead is a derivative of energies M hops around it, which depend on beads another M hops around them.
+A host has to communicate ghosts of (M, 2M) cutoffs with newton on, off, for a network of M hops: the force
+on a bead is a derivative of energies M hops around it, which depend on beads another M hops around them.
 """
 
 import re
@@ -70,11 +72,15 @@ def container(term: NetworkTerm, params: Any) -> Container:
     conditioned on temperature.
     """
     if term.reference_K is not None:
-        raise ValueError(f"network {term.name!r} is conditioned on temperature: fix one before it is exported")
+        raise ValueError(
+            f"network {term.name!r} is conditioned on temperature: fix one before it is exported"
+        )
     with jax.enable_x64(False):
         text = _text(_exported(_program(term, params)))
     if found := unreadable(text):
-        raise ValueError(f"network {term.name!r} cannot leave for chemtrain-deploy: it uses {', '.join(found)}")
+        raise ValueError(
+            f"network {term.name!r} cannot leave for chemtrain-deploy: it uses {', '.join(found)}"
+        )
     _portable(text)
     return Container(text, term.cutoff_A, neighbour_order(term))
 
@@ -122,7 +128,7 @@ class DomainProgram:
 
 
 def load(data: bytes) -> DomainProgram:
-    """Read the bytes of a `.ptb` file. InputError when they are none, or hold no program of this signature."""
+    """Read the bytes of a `.ptb` file. InputError when they are none, or hold no StableHLO."""
     read = decode(data)
     with jax.enable_x64(False):
         try:
@@ -185,8 +191,8 @@ def _reached(
 
 
 def _compact(chosen: jax.Array, room: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Where the chosen ones stand, as far as there is room: indices (room,), which of these count (room,), and
-    how many are chosen ()."""
+    """Where the chosen ones stand, as far as there is room: indices (room,), which of these count (room,),
+    and how many are chosen ()."""
     # a sort: a running sum over a size that is not known yet is an operation that few consumers have
     last = chosen.shape[0] - 1
     numbers = jnp.arange(chosen.shape[0], dtype=jnp.int32)

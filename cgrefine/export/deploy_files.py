@@ -4,9 +4,9 @@
     the rest            as lammps_native writes it for the prior terms alone, with the pair style added
 
 The plugin overwrites the forces of a bead, so it stands first in `hybrid/overlay`; bonded styles add theirs
-later. Excluded neighbours have the weight 1e-50, not 0, with which LAMMPS would leave them out of the list of
-the network as well; without exclusions it is 1, since the default of LAMMPS is 0. Newton has to be on: else the
-plugin gives no virial.
+later. Excluded neighbours have the weight 1e-50, not 0, with which LAMMPS would leave them out of the list
+of the network as well; without exclusions it is 1, since the default of LAMMPS is 0. Newton has to be on:
+else the plugin gives no virial.
 """
 
 import re
@@ -33,8 +33,8 @@ DEFAULTS = {"backend": "cuda12", "memory": "0.5", "padding": "1.2"}
 
 
 class DeployCheck(NamedTuple):
-    """The file against the network in float64: largest force difference over the rms force, with newton on and
-    off, and of the energy, kcal/mol per bead; all over two domains, beads in another order."""
+    """The file against the network in float64: largest force difference over the rms force, with newton on
+    and off, and of the energy, kcal/mol per bead; all over two domains, beads in another order."""
 
     newton_on: float
     newton_off: float
@@ -58,8 +58,8 @@ def write_deploy(
     """Write the files of one molecule into a new folder, and check the network that was written on the first
     and the last frame.
 
-    positions: Å, the first is the start. Raises ValueError when the model has not one network, when that cannot
-    leave (see `deploy.container`), or when the file is not the network: the folder is then gone.
+    positions: Å, the first is the start. Raises ValueError when the model has not one network, when that
+    cannot leave (see `deploy.container`), or when the file is not the network: the folder is then gone.
     """
     networks = [t for t in model.terms if isinstance(t, NetworkTerm)]
     if len(networks) != 1:
@@ -116,7 +116,7 @@ def _add_network(folder: Path, term: NetworkTerm, energy: float) -> None:
 
 
 def with_network(script: str, term: NetworkTerm, energy: float) -> str:
-    """The script of the prior terms with the network in it. Raises ValueError on one that it does not know."""
+    """The script of the prior terms with the network in it. Raises ValueError on one of another form."""
     variables = [f"variable {name} index {value}" for name, value in DEFAULTS.items()]
     head = [
         f"# The network is in {FILE}, for a LAMMPS with the plugin of chemtrain-deploy (chemtrain 0.2.0):",

@@ -1,8 +1,8 @@
-"""How LAMMPS and the connector of chemtrain-deploy call a `.ptb` program, without either: for checks of a file.
+"""How LAMMPS and the connector of chemtrain-deploy call a `.ptb` program, without either: to check a file.
 
 Space is cut into slabs along x. Each has its own beads, ghosts within the range that the container asks for,
-a list of pairs with a skin, padding, and forces that are added up at the owners (newton on) or are those of the
-slab itself (newton off). The connector regrows the buffer of edges and calls again, so does this.
+a list of pairs with a skin, padding, and forces that are added up at the owners (newton on) or are those of
+the slab itself (newton off). The connector regrows the buffer of edges and calls again, so does this.
 """
 
 from collections.abc import Mapping
@@ -34,9 +34,9 @@ class Domain(Protocol):
 
 @dataclass(frozen=True)
 class Host:
-    """padding: factor of the rooms for beads, pairs and edges; skin_A: the list is longer than the cutoff, and
-    holds until beads have moved by half of it; seed: beads and pairs of each domain in another order; room: for
-    edges at the first call, one in the connector."""
+    """padding: factor of the rooms for beads, pairs and edges; skin_A: the list is longer than the cutoff,
+    and holds until beads have moved by half of it; seed: beads and pairs of each domain in another order;
+    room: for edges at the first call, one in the connector."""
 
     newton: bool
     domains: int = 2
@@ -55,8 +55,8 @@ class HostValues(NamedTuple):
 
 
 class Slab(NamedTuple):
-    """owners (rows,) of local beads and ghosts, shifts (rows, 3) Å to where they stand, how many are local, and
-    the pairs of the list, indices of rows (without bits of special neighbours)."""
+    """owners (rows,) of local beads and ghosts, shifts (rows, 3) Å to where they stand, how many are local,
+    and the pairs of the list, indices of rows (without bits of special neighbours)."""
 
     owners: np.ndarray
     shifts: np.ndarray
@@ -76,7 +76,7 @@ def run(
 ) -> HostValues:
     """Energy and forces of a system in the box (periodic) or in free space.
 
-    listed_at: where beads were when lists were made, within the skin; special: kind of special neighbours i < j.
+    listed_at: where beads were when lists were made; special: kind of special neighbours i < j.
     Raises RuntimeError when a domain asks for more room again and again.
     """
     asked = program.container
@@ -95,14 +95,15 @@ def run(
         ends = [np.full(pairs, rows, np.int32) for _ in range(2)]
         ends[0][:n_pairs] = slab.senders
         ends[1][:n_pairs] = slab.receivers ^ _bits(slab, special or {})
-        room = min(host.room, 2 * pairs)
-        for call in range(1, MOST_CALLS + 1):
+        room, call = min(host.room, 2 * pairs), 0
+        while True:
             values = program(x, kinds, slab.n_local, n - slab.n_local, host.newton, *ends, room)
+            call += 1
             if values.needed_edges <= room:
                 break
+            if call == MOST_CALLS:
+                raise RuntimeError(f"a domain asks for room for {values.needed_edges} edges, and has {room}")
             room = min(ceil(host.padding * int(values.needed_edges)), 2 * pairs)
-        else:
-            raise RuntimeError(f"a domain asks for room for {values.needed_edges} edges, and has {room}")
         calls.append(call)
         energy += float(values.energy)
         kept = n if host.newton else slab.n_local
@@ -110,9 +111,7 @@ def run(
     return HostValues(energy, forces, tuple(calls))
 
 
-def _slabs(
-    x: np.ndarray, box_A: np.ndarray | None, host: Host, order: int, asked: Container
-) -> list[Slab]:
+def _slabs(x: np.ndarray, box_A: np.ndarray | None, host: Host, order: int, asked: Container) -> list[Slab]:
     """Domains that own beads; the outer ones of free space have no end."""
     low, high = (x[:, 0].min(), x[:, 0].max()) if box_A is None else (0.0, float(box_A[0]))
     edges = np.linspace(low, high, host.domains + 1)
@@ -142,16 +141,20 @@ def _slabs(
             shifts.append(np.broadcast_to(shift, (near.sum(), 3)))
         rows, moved = np.concatenate(owners), np.concatenate(shifts)
         if rng is not None:
-            mixed = np.concatenate([rng.permutation(len(mine)), rng.permutation(np.arange(len(mine), len(rows)))])
+            mixed = np.concatenate(
+                [rng.permutation(len(mine)), rng.permutation(np.arange(len(mine), len(rows)))]
+            )
             rows, moved = rows[mixed], moved[mixed]
-        found.append(Slab(rows, moved, len(mine), *_pairs(x[rows] + moved, len(mine), host, order, asked, rng)))
+        found.append(
+            Slab(rows, moved, len(mine), *_pairs(x[rows] + moved, len(mine), host, order, asked, rng))
+        )
     return found
 
 
 def _pairs(
     x: np.ndarray, n_local: int, host: Host, order: int, asked: Container, rng: np.random.Generator | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The list of a domain: of local rows, and of ghosts too when more than their nearest neighbours count."""
+    """The list of a domain: of local rows, and of ghosts too when more than nearest neighbours count."""
     centres = len(x) if order > 1 else n_local
     distance = np.linalg.norm(x[None] - x[:centres, None], axis=-1)
     near = distance < asked.cutoff_A + host.skin_A

@@ -20,7 +20,7 @@ from tests.export import density
 X = np.array([[0.0, 0, 0], [3.0, 0, 0], [0, 4.0, 0], [0, 4.0, 5.9], [20.0, 0, 0]])
 SPECIES = np.array([3, 0, 19, 7, 1])
 LISTED = np.array([[0, 1], [0, 2], [1, 2], [2, 3], [0, 3]])
-"""Pairs of X within 5 Å and a skin; those of beads 2-3 (5.9 Å) and 0-3 (7.1 Å) do not count, 1-2 is at 5.0."""
+"""Pairs of X within the cutoff and a skin; those of beads 2-3 (5.9 Å) and 0-3 (7.1 Å) do not count."""
 TERM = density.network(1, cutoff_A=5.5)
 
 

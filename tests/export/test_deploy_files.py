@@ -84,6 +84,7 @@ def test_the_file_is_the_network_with_its_container(folder):
     assert found.passed and max(found[:3]) > 0.0
 
 
+@pytest.mark.stages
 def test_another_network_fails_the_check(folder):
     other = {**PARAMS["network"], "b": PARAMS["network"]["b"] * 1.001}
     found = deploy_files.check(folder, NETWORK, other, toy.topology(), toy.frames()[:1])
@@ -91,6 +92,7 @@ def test_another_network_fails_the_check(folder):
     assert not found._replace(newton_on=0.0, newton_off=np.nan, energy=0.0).passed
 
 
+@pytest.mark.stages
 def test_a_file_that_fails_its_check_is_not_left(tmp_path, monkeypatch):
     """The parameters that are written are not those that are checked."""
     honest = deploy.container
@@ -113,7 +115,7 @@ STAND_IN = "zero 9.0 full"
 
 
 def stood_in(folder, to, newton_off=False):
-    """A copy in which a style that does nothing has the list of the plugin: full, and half with newton off."""
+    """A copy in which a style that does nothing has the list of the plugin: half with newton off."""
     shutil.copytree(folder, to)
     for path in to.glob("*in*"):
         text = path.read_text()
@@ -180,7 +182,7 @@ def test_with_the_lists_of_lammps_the_model_is_whole(folder, bonded, tmp_path, n
 @pytest.mark.parametrize("terms", ["all", "bonded"])
 def test_with_weights_of_zero_the_network_loses_neighbours(folder, bonded, tmp_path, terms):
     """The planted fault: what excludes pairs from a style by 0 excludes them from the list of the network."""
-    model, written = (MODEL, folder) if terms == "all" else (BONDED, bonded)
+    written = folder if terms == "all" else bonded
     copy = stood_in(written, tmp_path / "run")
     for path in copy.glob("*in*"):
         text = re.sub(r"special_bonds .*", "special_bonds lj/coul 0.0 1.0 1.0", path.read_text())

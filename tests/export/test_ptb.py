@@ -79,7 +79,7 @@ def spoiled(old: bytes, new: bytes) -> bytes:
     ids=["empty", "cut", "cut in the text", "unit twice", "one order", "no UTF-8", "no end"],
 )
 def test_other_bytes_are_refused(data):
-    with pytest.raises(InputError, match="not a .ptb container"):
+    with pytest.raises(InputError, match=r"not a \.ptb container"):
         decode(data)
 
 

@@ -125,7 +125,7 @@ def _weighted(facts: Allegro, x: Array, harmonics: tp.Features, name: str) -> tp
 
 
 def _centre_sum(
-    features: tp.Features, senders: Array | np.ndarray, n_beads: int, facts: Allegro
+    features: tp.Features, senders: Array | np.ndarray, n_beads: layers.Size, facts: Allegro
 ) -> tp.Features:
     """A: features summed over the edges of each centre, given back to each of its edges."""
     norm = _per_neighbour(facts)

@@ -21,6 +21,9 @@ FINAL_SCALE = 1.0e-2
 """Initial scale of the output layer: an untrained network is small beside the priors."""
 
 
+Size = Any
+"""A number of beads: an int, or the symbol for it while a program is exported."""
+
 ENTROPY = "_entropy"
 """What the layers that make S add to the names of those that make U, see `readout`."""
 
@@ -112,7 +115,9 @@ def edges_of(
     return Edges(r, jnp.where(acts, envelope(r / cutoff_A, p), 0.0), acts)
 
 
-def has_edge(edges: Edges, senders: Int[Array | np.ndarray, " edges"], n_beads: int) -> Bool[Array, " beads"]:
+def has_edge(
+    edges: Edges, senders: Int[Array | np.ndarray, " edges"], n_beads: Size
+) -> Bool[Array, " beads"]:
     """Whether an edge of each bead acts."""
     return jax.ops.segment_sum(edges.acts.astype(jnp.int32), senders, n_beads) > 0
 
