@@ -40,6 +40,7 @@ def lines(folder) -> list[str]:
     return [line for path in folder.glob("*in*") for line in path.read_text().splitlines()]
 
 
+@pytest.mark.stages
 def test_the_style_stands_first_with_the_rule_for_excluded_neighbours(folder):
     said = lines(folder)
     (style,) = [line for line in said if line.startswith("pair_style")]
@@ -54,6 +55,7 @@ def test_the_style_stands_first_with_the_rule_for_excluded_neighbours(folder):
         assert any(line.startswith(f"variable {name} index ") for line in said)
 
 
+@pytest.mark.stages
 def test_without_pair_terms_bonded_beads_keep_their_weight(bonded):
     said = lines(bonded)
     assert "pair_style hybrid/overlay chemtrain_deploy ${backend} ${memory}" in said
@@ -61,15 +63,43 @@ def test_without_pair_terms_bonded_beads_keep_their_weight(bonded):
     assert "pair_coeff * *" not in said
 
 
-def reach_of(script: str) -> float:
-    return float(re.findall(r"^comm_modify cutoff (\S+)$", script, re.MULTILINE)[0])
+def prior_script(style: str) -> str:
+    """What the writer of native files makes, with other lines left out."""
+    return f"# a\nunits real\n{style}\ninclude coefficients.in\ncomm_modify cutoff 15.5\nrun 1\n"
 
 
-def test_ghosts_reach_as_far_as_the_layers_of_the_network(folder):
+@pytest.mark.parametrize(
+    "style, rest, weight",
+    [
+        ("pair_style zero 6.0", "", "1.0"),
+        (
+            "pair_style hybrid/overlay table spline 2000\nspecial_bonds lj 1.0 1.0 1.0",
+            " table spline 2000",
+            "1.0",
+        ),
+        (
+            "pair_style hybrid/overlay table spline 9\nspecial_bonds lj 0.0 1.0 1.0",
+            " table spline 9",
+            "1.0e-50",
+        ),
+    ],
+    ids=["no pair style", "all pairs", "exclusions"],
+)
+def test_the_network_joins_the_pair_styles_that_are_there(style, rest, weight):
+    script = with_network(prior_script(style), NETWORK, -1.5)
+    assert f"\npair_style hybrid/overlay chemtrain_deploy ${{backend}} ${{memory}}{rest}\n" in script
+    assert f"\nspecial_bonds lj {weight} 1.0 1.0 coul {weight} 1.0 1.0\n" in script
+    assert script.count("pair_style") == script.count("special_bonds") == 1
+    assert "\nunits real\nnewton on\n" in script and "-1.500000 kcal/mol" in script
+    assert script.endswith("\nrun 1\n")
+
+
+def test_ghosts_reach_as_far_as_the_layers_of_the_network():
     """The plugin stops when the range is below hops × cutoff + skin."""
-    plain = "# a\nunits real\npair_style zero 6.0\ninclude coefficients.in\ncomm_modify cutoff 15.5\n"
-    shallow, deep = (with_network(plain, density.network(h, cutoff_A=9.0), 0.0) for h in (1, 2))
-    assert (reach_of(shallow), reach_of(deep)) == (15.5, 20.0)
+    plain = prior_script("pair_style zero 6.0")
+    scripts = [with_network(plain, density.network(hops, cutoff_A=9.0), 0.0) for hops in (1, 2)]
+    found = [re.findall(r"^comm_modify cutoff (\S+)$", script, re.MULTILINE) for script in scripts]
+    assert found == [["15.5"], ["20"]]
 
 
 def test_a_script_of_another_form_is_refused():
@@ -77,6 +107,7 @@ def test_a_script_of_another_form_is_refused():
         with_network("# a\nunits real\npair_style lj/cut 5.0\n", NETWORK, 0.0)
 
 
+@pytest.mark.stages
 def test_the_file_is_the_network_with_its_container(folder):
     read = ptb.decode((folder / FILE).read_bytes())
     assert (read.cutoff_A, read.nbr_order, read.half_list, read.unit_style) == (9.0, (1, 2), True, "real")
