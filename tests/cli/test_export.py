@@ -127,7 +127,7 @@ def test_a_bundle_runs_another_protein_in_lammps(root, tmp_path):
     assert summary["metrics"]["relative_force_error"] < 1e-4
     assert all(check["passed"] for check in summary["checks"].values())
     data = (tmp_path / "out" / "lammps" / "files" / "beads.data").read_text()
-    assert "\n24 atoms\n" in data and "\n22 bonds\n" in data
+    assert all(f"\n{count}\n" in data for count in ("24 atoms", "20 angles", "18 dihedrals"))
     with pytest.raises(InputError, match="is demanded"):
         lammps.run_bundle(*given, "ff" * 32, force=True)
 
