@@ -167,7 +167,7 @@ def test_an_argument_that_the_network_ignores_stays_in_the_signature():
 
 def test_bytes_that_are_no_program_are_refused():
     with pytest.raises(InputError, match="does not compile"):
-        NetworkProgram(b"not StableHLO", np.zeros(4, np.int32), 10.0)(toy.frames(4)[0])
+        NetworkProgram(b"not StableHLO", np.zeros(24, np.int32), 10.0)(toy.frames()[0])
     with pytest.raises(InputError, match="no portable StableHLO"):
         program.text_of(b"not StableHLO")
 
