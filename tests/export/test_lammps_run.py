@@ -107,18 +107,18 @@ FAILURES = {
 
 @pytest.mark.parametrize("reason", FAILURES)
 def test_a_failing_network_stops_the_run_at_that_step(bundle, reason):
-    """Calls: the set-up of `run 0`, the set-up of the run, then one a step: call 52 is step 50."""
+    """Calls: the set-up of two `run 0` and of the run, then one a step: call 53 is step 50."""
     calls = []
 
     def compiled(*arguments):
         calls.append(1)
         values = bundle.network.compiled(*arguments)
-        return values if len(calls) < 52 else FAILURES[reason](values)
+        return values if len(calls) < 53 else FAILURES[reason](values)
 
     network = dataclasses.replace(bundle.network, compiled=compiled)
     with pytest.raises(SimulationStopped, match=rf"step 50: .*{reason}"):
         run(dataclasses.replace(bundle, network=network), SETTINGS)
-    assert len(calls) == 52
+    assert len(calls) == 53
 
 
 def test_an_overfull_edge_buffer_stops_the_run(bundle):
