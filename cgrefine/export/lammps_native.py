@@ -208,7 +208,7 @@ VARIABLES = {
 FILES = {
     "restart": "to go on from",
     "restart_out": "to write at the end",
-    "series": "to write: temperature, potential energy, radius of gyration",
+    "series": "to write: step, temperature, potential and total energy, radius of gyration",
     "trajectory": "to write: positions, unwrapped",
 }
 """Variables of the script that name files, and do nothing unless they are given."""
@@ -253,8 +253,9 @@ if "${{ensemble}} == nve" then "fix integrate all nve"
 if "${{ensemble}} != langevin && ${{boundary}} == s" then "compute_modify thermo_temp extra/dof {still}"
 fix {TEMPERATURE_FIX} all ave/time 1 1 1 c_thermo_temp ave running start ${{from}}
 compute size all gyration
+variable total equal etotal
 if $(is_defined(variable,series)) then &
-  "fix series all ave/time ${{sample_every}} 1 ${{sample_every}} c_thermo_temp c_thermo_pe c_size &
+  "fix series all ave/time ${{sample_every}} 1 ${{sample_every}} c_thermo_temp c_thermo_pe v_total c_size &
   file ${{series}}"
 if $(is_defined(variable,trajectory)) then &
   "dump trajectory all custom ${{sample_every}} ${{trajectory}} id type xu yu zu" &

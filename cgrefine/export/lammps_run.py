@@ -51,7 +51,8 @@ class RunSettings:
     ensemble: langevin, nvt (Nosé-Hoover chains of the period 1/friction) or nve. boundary: s (free) or p
     (periodic). minimize: largest number of steps before the dynamics. Files, all made absolute: restart, to
     go on from; restart_out, to write at the end, and every restart_every steps with .a and .b added in turn;
-    series of temperature, potential energy and radius of gyration, and trajectory, every sample_every steps.
+    series of temperature, potential and total energy and radius of gyration, and trajectory, every
+    sample_every steps.
     Each replica but the first adds its number to the names of the files that it writes.
     """
 
@@ -377,14 +378,20 @@ def load_result(path: Path) -> RunResult:
 
 
 def launch(
-    folder: Path, settings: RunSettings, out: Path, ranks: int = 1, timeout_s: float | None = None
+    folder: Path,
+    settings: RunSettings,
+    out: Path,
+    ranks: int = 1,
+    timeout_s: float | None = None,
+    files: Path | None = None,
 ) -> RunResult:
     """Run a bundle in fresh processes, `ranks` of them under mpiexec, and read the result.
 
-    out: the npz to write; the LAMMPS log goes beside it. InputError and SimulationStopped come back as
-    such; TimeoutError when the time is up.
+    out: the npz to write; the LAMMPS log goes beside it. files: LAMMPS files to run in place of those of the
+    bundle, as a copy that was edited. InputError and SimulationStopped come back as such; TimeoutError when
+    the time is up.
     """
-    return launch_replicas(folder, settings, out, 1, ranks, timeout_s)[0]
+    return launch_replicas(folder, settings, out, 1, ranks, timeout_s, files)[0]
 
 
 def launch_replicas(
@@ -394,6 +401,7 @@ def launch_replicas(
     replicas: int,
     ranks_each: int = 1,
     timeout_s: float | None = None,
+    files: Path | None = None,
 ) -> list[RunResult]:
     """Run a bundle as several replicas at once, as partitions of one LAMMPS, and read all results.
 
@@ -406,6 +414,7 @@ def launch_replicas(
     for name, value in vars(settings).items():
         if value is not None:
             command += ["--" + name.replace("_", "-"), str(value)]
+    command += ["--files", str(files)] if files else []
     processes = replicas * ranks_each
     if processes > 1:
         command = [find_mpiexec(), "-n", str(processes), *command, "--replicas", str(replicas)]
@@ -437,6 +446,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m cgrefine.export.lammps_run", description=__doc__)
     parser.add_argument("bundle", type=Path, help="bundle folder")
     parser.add_argument("--out", type=Path, required=True, help="npz file to write; the log goes beside it")
+    parser.add_argument("--files", type=Path, help="LAMMPS files to run (default: those of the bundle)")
     parser.add_argument("--replicas", type=int, default=1, help="groups that the processes form")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--timestep-fs", type=float, required=True)
@@ -456,10 +466,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sample-every", type=int, default=10, help="steps between lines and frames")
     given = vars(parser.parse_args(arguments))
     folder, out, replicas = given.pop("bundle").resolve(), given.pop("out").resolve(), given.pop("replicas")
+    files = given.pop("files")
     settings = RunSettings(**given)
     try:
         bundle = load_bundle(folder)
-        deployment = Deployment(bundle.lammps, bundle.network, bundle.topology.species)
+        edited = bundle.lammps if files is None else files.resolve()
+        deployment = Deployment(edited, bundle.network, bundle.topology.species)
         found = simulate(deployment, settings, out.with_suffix(".log"), finalize=True, replicas=replicas)
     except (InputError, SimulationStopped) as error:
         sys.stderr.write(f"{error}\n")
