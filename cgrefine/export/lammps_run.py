@@ -105,8 +105,8 @@ class RunResult:
     """What the last run of the script leaves, at steps (2,): where it began and where it ended.
 
     positions (2, n, 3) Å without a box; forces (2, n, 3) kcal/mol/Å of the model, without thermostat, as they
-    acted in the run; energy (2,) kcal/mol and total_energy (2,) with the kinetic part; pressure (2,) atm;
-    temperature_K: mean over the second half. distinct_orders: bead orders seen by the first process; fewest:
+    acted in the run; energy (2,) kcal/mol, total_energy (2,) with the kinetic part, and conserved (2,) with
+    that of a Nosé-Hoover thermostat as well; pressure (2,) atm; temperature_K: mean over the second half. distinct_orders: bead orders seen by the first process; fewest:
     smallest number of beads that it owned. start_error: largest difference of the first forces from those of
     start.txt, kcal/mol/Å; NaN when the run did not begin there.
     """
@@ -116,6 +116,7 @@ class RunResult:
     forces: np.ndarray
     energy: np.ndarray
     total_energy: np.ndarray
+    conserved: np.ndarray
     pressure: np.ndarray
     temperature_K: float
     us_per_step: float
@@ -316,6 +317,7 @@ class _Driver:
             "forces": np.array(lmp.gather(f"f_{FORCE_FIX}", 1, 3), dtype=np.float64).reshape(-1, 3),
             "energy": np.asarray(lmp.get_thermo("pe")),
             "total_energy": np.asarray(lmp.get_thermo("etotal")),
+            "conserved": np.asarray(lmp.get_thermo("econserve")),
             "pressure": np.asarray(lmp.get_thermo("press")),
         }
 
