@@ -106,9 +106,10 @@ class RunResult:
 
     positions (2, n, 3) Å without a box; forces (2, n, 3) kcal/mol/Å of the model, without thermostat, as they
     acted in the run; energy (2,) kcal/mol, total_energy (2,) with the kinetic part, and conserved (2,) with
-    that of a Nosé-Hoover thermostat as well; pressure (2,) atm; temperature_K: mean over the second half. distinct_orders: bead orders seen by the first process; fewest:
-    smallest number of beads that it owned. start_error: largest difference of the first forces from those of
-    start.txt, kcal/mol/Å; NaN when the run did not begin there.
+    that of a Nosé-Hoover thermostat as well; pressure (2,) atm; temperature_K: mean over the second half.
+    distinct_orders: bead orders seen by the first process; fewest: smallest number of beads that it owned.
+    start_error: largest difference of the first forces from those of start.txt, kcal/mol/Å; NaN when the run
+    did not begin there.
     """
 
     steps: np.ndarray

@@ -254,7 +254,7 @@ def test_stale_edges_would_be_seen_after_a_run(bundle, monkeypatch):
 
 
 def test_without_the_guard_a_failure_goes_unseen(bundle, monkeypatch):
-    """Planted: what the callback raises is left to ctypes, which drops it; the run ends as if it were well."""
+    """Planted: what the callback raises is left to ctypes, which drops it: the run ends as if well."""
     calls = []
 
     def compiled(*arguments):
