@@ -146,9 +146,11 @@ def _styles(layout: Layout) -> list[str]:
     if layout.pairs is None or not layout.pairs.styles:
         return [*lines, f"pair_style zero {NO_PAIR_REACH_A}"]
     weight = 0.0 if layout.excludes_bonds else 1.0
+    shifted = any(style.startswith("lj/cut") for style in layout.pairs.styles)
     return [
         *lines,
         "pair_style hybrid/overlay " + " ".join(layout.pairs.styles),
+        *(["pair_modify pair lj/cut shift yes"] if shifted else []),
         f"special_bonds lj {weight} 1.0 1.0",
     ]
 
