@@ -28,10 +28,10 @@ DIHEDRAL_POINTS = (1440, 14400, 57600)
 SPLINE_TOLERANCE = 1.0e-8
 SPLINE_QUANTILE = 0.999
 PAIR_INNER_A = 0.1
-CONTACT_A, AROUND_CUTOFF_A = 4.6, 0.1
-AT_CONTACT, ELSEWHERE = 2, 16
-"""Tables of near pairs have every point of their grid this near to a cutoff, every second one below contact,
-and every sixteenth one elsewhere."""
+CONTACT_A, AROUND_CUTOFF_A = 7.0, 0.1
+AT_CONTACT, ELSEWHERE = 4, 16
+"""Tables of near pairs have every point of their grid this near to a cutoff, every fourth one in the range of
+contacts, and every sixteenth one beyond."""
 
 
 class Curve(NamedTuple):
