@@ -189,6 +189,7 @@ def simulate(
         if size % replicas:
             raise InputError(f"{size} processes cannot be shared by {replicas} replicas: use a multiple")
         arguments += ["-partition", f"{replicas}x{size // replicas}", "-pscreen", "none"]
+        arguments += ["-in", "none"]  # LAMMPS asks for a script where there are partitions; it is given later
         arguments += [] if log else ["-plog", "none"]
     lmp = lammps.lammps(cmdargs=arguments)
     try:
