@@ -2,14 +2,20 @@
 
 LAMMPS keeps beads in an order of its own, which changes during a run; `tag` says which is which.
 An exception in a callback is swallowed by ctypes and the run goes on with stale forces: so it is kept
-here, the force is zeroed, the run is stopped at this step, and `check` raises.
+here, the force is zeroed, the run is stopped at this step, and `check` raises. LAMMPS tells the others only
+of a stop of its first process, and they wait for each other at every step: where several share a molecule,
+one that fails ends at once, with the reason on stderr, and mpiexec ends the others.
 """
 
+import ctypes
+import os
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from cgrefine.export.lammps_images import Placing, box_lengths, check_box, gathered_positions
 from cgrefine.export.program import NetworkValues
 
 
@@ -17,62 +23,121 @@ class SimulationStopped(RuntimeError):
     """The run was stopped: the message says at which step and why."""
 
 
+@runtime_checkable
+class Network(Protocol):
+    """Positions (n, 3) Å, unwrapped, in bead order → energy, forces, virial; edges up to cutoff_A."""
+
+    @property
+    def cutoff_A(self) -> float: ...
+    def __call__(self, positions: np.ndarray) -> NetworkValues: ...
+
+
 class NetworkCallback:
     """Callback object for one LAMMPS instance and one molecule.
 
-    network: positions (n, 3) Å, unwrapped, in bead order → energy, forces, virial.
-    orders: hashes of the local bead orders seen so far. failure: why the run was stopped, if it was.
+    orders: hashes of the local bead orders seen so far. fewest: smallest number of beads that this process
+    owned. failure: why the run was stopped, if it was.
     """
 
-    def __init__(self, lmp: Any, fix: str, network: Callable[[np.ndarray], NetworkValues]) -> None:
-        self._lmp, self._fix, self._network = lmp, fix, network
+    def __init__(self, lmp: Any, fix: str, network: Network) -> None:
+        """Serve the fix of this name. InputError when the network's cutoff does not fit into the box."""
+        self._lmp, self._network = lmp, network
         self._parallel = lmp.extract_setting("world_size") > 1
-        self._periodic = any(lmp.extract_box()[5])
+        lengths = box_lengths(lmp)
+        self._periodic = bool(np.isfinite(lengths).any())
+        check_box(lengths, network.cutoff_A)
+        self._place = Placing(chains(lmp), network.cutoff_A) if self._periodic else None
         self.orders: set[int] = set()
+        self.fewest = sys.maxsize
         self.failure: SimulationStopped | None = None
-
-    def __call__(
-        self, caller: Any, step: int, n_local: int, tag: np.ndarray, x: np.ndarray, f: np.ndarray
-    ) -> None:
-        """Set the force on the local beads, and the energy and virial of the whole molecule."""
-        if self.failure is not None:
-            f[:] = 0.0
-            return
-        try:
-            tag = tag.reshape(-1)
-            self.orders.add(hash(tag.tobytes()))
-            values = self._network(self._positions(tag, x))
-            if not (np.isfinite(values.energy) and np.isfinite(values.forces).all()):
-                raise FloatingPointError(f"energy {values.energy} or a force of the network is not finite")
-            f[:] = values.forces[tag - 1]
-            self._lmp.fix_external_set_energy_global(self._fix, values.energy)
-            self._lmp.fix_external_set_virial_global(self._fix, values.virial.tolist())
-        except Exception as error:  # whatever it is, ctypes would swallow it: it is raised by `check`
-            self.failure = SimulationStopped(
-                f"LAMMPS stopped at step {step}: {type(error).__name__}: {error}"
-            )
-            self.failure.__cause__ = error
-            f[:] = 0.0
-            self._lmp.force_timeout()
+        self._set = _setters(lmp, fix)
+        # LAMMPS keeps the address of this function only.
+        self._function = lmp.FIX_EXTERNAL_CALLBACK_FUNC(self._called)
+        lmp.lib.lammps_set_fix_external_callback(lmp.lmp, fix.encode(), self._function, self)
 
     def check(self) -> None:
         """Raise SimulationStopped if the run was stopped."""
         if self.failure is not None:
             raise self.failure
 
+    def _called(self, caller: Any, step: int, n_local: int, tag: Any, x: Any, f: Any) -> None:
+        """With pointers as LAMMPS gives them; those of a process without any bead point nowhere."""
+        try:
+            tags, rows, forces = np.zeros(0, np.int32), np.zeros((0, 3)), np.zeros((0, 3))
+            if n_local:
+                tags = _view(tag, n_local, np.int32)
+                rows, forces = (_view(p[0], 3 * n_local, np.float64).reshape(-1, 3) for p in (x, f))
+            self.act(step, tags, rows, forces)
+        except BaseException as error:
+            self._failed(step, error)
+
+    def act(self, step: int, tag: np.ndarray, x: np.ndarray, f: np.ndarray) -> None:
+        """Set the force f (m, 3) on the local beads at x (m, 3), and energy and virial of the whole molecule.
+
+        tag (m,): numbers of the beads, from 1, as they lie in x and f.
+        """
+        if self.failure is not None:
+            f[:] = 0.0
+            return
+        try:
+            self.orders.add(hash(tag.tobytes()))
+            self.fewest = min(self.fewest, len(tag))
+            values = self._network(self._positions(tag, x))
+            if not (np.isfinite(values.energy) and np.isfinite(values.forces).all()):
+                raise FloatingPointError(f"energy {values.energy} or a force of the network is not finite")
+            f[:] = values.forces[tag - 1]
+            self._set(values.energy, values.virial)
+        except Exception as error:  # whatever it is, ctypes would swallow it: it is raised by `check`
+            f[:] = 0.0
+            self._failed(step, error)
+
+    def _failed(self, step: int, error: BaseException) -> None:
+        self.failure = SimulationStopped(f"LAMMPS stopped at step {step}: {type(error).__name__}: {error}")
+        self.failure.__cause__ = error
+        if self._parallel:
+            sys.stderr.write(f"{self.failure}\n")
+            sys.stderr.flush()
+            os._exit(1)
+        self._lmp.force_timeout()
+
     def _positions(self, tag: np.ndarray, x: np.ndarray) -> np.ndarray:
-        if self._parallel or self._periodic:
-            return unwrapped_positions(self._lmp)
+        if self._parallel or self._place is not None:
+            return placed_positions(self._lmp, self._place)
         positions = np.empty((len(tag), 3))
         positions[tag - 1] = x
         return positions
 
 
-def unwrapped_positions(lmp: Any) -> np.ndarray:
-    """All positions (n, 3) Å in bead order, periodic images undone. Collective over processes."""
-    x = np.array(lmp.gather_atoms("x", 1, 3), dtype=np.float64).reshape(-1, 3)
-    low, high, *_, periodic, _ = lmp.extract_box()
-    if any(periodic):
-        image = np.array(lmp.gather_atoms("image", 0, 3), dtype=np.float64).reshape(-1, 3)
-        x += image * (np.asarray(high) - np.asarray(low))
-    return x
+def chains(lmp: Any) -> np.ndarray:
+    """Number of the chain of each bead, from 0 (n,): the molecules of the data file. Collective."""
+    molecule = np.array(lmp.gather_atoms("molecule", 0, 1))
+    return np.unique(molecule, return_inverse=True)[1].reshape(-1)
+
+
+def placed_positions(lmp: Any, place: Placing | None) -> np.ndarray:
+    """All positions (n, 3) Å in bead order, without a box. Collective over processes."""
+    if place is None:
+        return gathered_positions(lmp, np.full(3, np.inf))
+    lengths = box_lengths(lmp)
+    return place(gathered_positions(lmp, lengths), lengths)
+
+
+def _view(pointer: Any, count: int, dtype: Any) -> np.ndarray:
+    """The memory behind a ctypes pointer, (count,)."""
+    size = count * np.dtype(dtype).itemsize
+    memory = (ctypes.c_char * size).from_address(ctypes.addressof(pointer.contents))
+    return np.frombuffer(memory, dtype)
+
+
+def _setters(lmp: Any, fix: str) -> Callable[[float, np.ndarray], None]:
+    """A function that hands energy and virial to LAMMPS, without the module's check after each call."""
+    set_energy, set_virial = (
+        getattr(lmp.lib, f"lammps_fix_external_set_{what}_global") for what in ("energy", "virial")
+    )
+    handle, name, six = ctypes.c_void_p(lmp.lmp.value), fix.encode(), ctypes.c_double * 6
+
+    def both(energy: float, virial: np.ndarray) -> None:
+        set_energy(handle, name, energy)
+        set_virial(handle, name, six(*virial.tolist()))
+
+    return both

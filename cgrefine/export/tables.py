@@ -6,12 +6,13 @@ itself from the number of points, so its cubic spline passes through the values 
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from scipy.interpolate import CubicSpline
 
 from cgrefine.energy import BondedTerm, PairTerm
 from cgrefine.export.program import cast_params
@@ -19,12 +20,18 @@ from cgrefine.export.program import cast_params
 BOND_RANGE_A = (0.1, 20.1)
 """A bond outside its table stops LAMMPS: the range is wider than any chain that lives."""
 BOND_POINTS = 4001
-ANGLE_POINTS = 7201
-DIHEDRAL_POINTS = 1440
+BOND_LOOKUP = 32001
+"""Points that LAMMPS makes of a bond table: those of near pairs are steep at contact and end at cutoffs."""
+ANGLE_POINTS = (7201, 28801, 57601)
+DIHEDRAL_POINTS = (1440, 14400, 57600)
+"""Choices, from which the terms take the first that is fine enough, see `points_needed`."""
+SPLINE_TOLERANCE = 1.0e-8
+SPLINE_QUANTILE = 0.999
 PAIR_INNER_A = 0.1
-FINE_A = 8.0
-COARSER = 8
-"""Tables of near pairs have every eighth point of their grid beyond this distance, where they are smooth."""
+CONTACT_A, AROUND_CUTOFF_A = 7.0, 0.1
+AT_CONTACT, ELSEWHERE = 4, 16
+"""Tables of near pairs have every point of their grid this near to a cutoff, every fourth one in the range of
+contacts, and every sixteenth one beyond."""
 
 
 class Curve(NamedTuple):
@@ -99,22 +106,60 @@ def bond_grid() -> np.ndarray:
     return np.linspace(*BOND_RANGE_A, BOND_POINTS)
 
 
-def angle_grid() -> np.ndarray:
+def angle_grid(points: int) -> np.ndarray:
     """Angles of the angle tables, 0 to 180 degrees with both ends."""
-    return np.linspace(0.0, 180.0, ANGLE_POINTS)
+    return np.linspace(0.0, 180.0, points)
 
 
-def dihedral_grid() -> np.ndarray:
+def dihedral_grid(points: int) -> np.ndarray:
     """Torsions of the dihedral tables, degrees from -180 without the end point."""
-    return -180.0 + np.arange(DIHEDRAL_POINTS) * 360.0 / DIHEDRAL_POINTS
+    return -180.0 + np.arange(points) * 360.0 / points
 
 
-def near_grid(longest_A: float) -> np.ndarray:
-    """Distances of the tables of near pairs, Å: those of LAMMPS' own grid from 0.1 Å to longest_A, every one
-    up to FINE_A and every COARSER-th beyond; LAMMPS fills in the others by a cubic spline."""
-    r = np.linspace(BOND_RANGE_A[0], longest_A, BOND_POINTS)
-    index = np.arange(BOND_POINTS)
-    return r[(r < FINE_A) | (index % COARSER == 0) | (index == BOND_POINTS - 1)]
+def points_needed(
+    terms: Sequence[BondedTerm], params: Any, kind: Literal["angle", "dihedral"], codes: Sequence[int]
+) -> int:
+    """The smallest number of points whose cubic splines give the force of each curve to SPLINE_TOLERANCE,
+    kcal/mol/rad, in the share SPLINE_QUANTILE of the range; the largest number there is, if none does.
+
+    A form that is smooth needs few. Splines have third derivatives that jump at their knots, an error that
+    falls with the square of the spacing. At the edge of a wall the curvature jumps, and the error, spread
+    over some ten points on both sides, falls with the spacing alone: more points make it narrower.
+    """
+    choices, grid, period = {
+        "angle": (ANGLE_POINTS, angle_grid, 0),
+        "dihedral": (DIHEDRAL_POINTS, dihedral_grid, 1),
+    }[kind]
+    x = np.deg2rad(grid(choices[-1]))
+    curves = bonded_curves(terms, params, x, codes)
+    for points in choices[:-1]:
+        # The grid of each choice is part of that of the last one.
+        every = (len(x) - 1 + period) // (points - 1 + period)
+        if all(_spline_error(x, curve.force, every, bool(period)) < SPLINE_TOLERANCE for curve in curves):
+            return points
+    return choices[-1]
+
+
+def _spline_error(x: np.ndarray, force: np.ndarray, every: int, periodic: bool) -> float:
+    """Quantile of the error of the spline through every so many points, at all points."""
+    nodes, values = x[::every], force[::every]
+    if periodic:
+        nodes, values = np.append(nodes, nodes[0] + 2.0 * np.pi), np.append(values, values[0])
+    spline = CubicSpline(nodes, values, bc_type="periodic" if periodic else "not-a-knot")
+    return float(np.quantile(np.abs(spline(x) - force), SPLINE_QUANTILE))
+
+
+def near_grid(longest_A: float, cutoffs_A: Sequence[float]) -> np.ndarray:
+    """Distances of the tables of near pairs, Å: a part of the grid that LAMMPS makes from 0.1 Å to longest_A,
+    dense at contact and where a term ends; LAMMPS fills in the others by a cubic spline."""
+    r = np.linspace(BOND_RANGE_A[0], longest_A, BOND_LOOKUP)
+    index = np.arange(BOND_LOOKUP)
+    kept = (
+        (index % ELSEWHERE == 0) | (index == BOND_LOOKUP - 1) | ((r < CONTACT_A) & (index % AT_CONTACT == 0))
+    )
+    for cutoff_A in cutoffs_A:
+        kept |= np.abs(r - cutoff_A) < AROUND_CUTOFF_A
+    return r[kept]
 
 
 def pair_points(cutoff_A: float) -> int:

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from cgrefine.energy import BondedTerm, PairTerm
@@ -211,6 +212,10 @@ class Wca:
     def __call__(self, params, r, species_i, species_j):
         """Energy, kcal/mol."""
         return forms.wca(r, jnp.asarray(params["sigma"])[species_i, species_j], self.epsilon)
+
+    def lennard_jones(self, params):
+        """ε kcal/mol and σ (species, species) Å, for LAMMPS, which has this form as lj/cut."""
+        return self.epsilon, np.asarray(params["sigma"], np.float64)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,338 @@
+"""LAMMPS against JAX for every network, length, number of chains and boundary: one JSON line a row.
+
+    python scripts/bench/lammps_matrix.py --out matrix.jsonl [--networks mace] [--beads 10 50] ...
+
+Each row is a random network of some kcal/mol/Å on top of a whole prior (bond, walled angle spline, damped
+dihedral, repulsion, excluded volume from 2 to 5, screened charges), written as a bundle and run in fresh
+processes, with float32 networks:
+  forces     step 0 and after --steps sorted steps of Langevin dynamics, on 1 and on 2 processes, against JAX
+             in float64: largest difference over the rms force. Periodic rows start across a corner of the
+             box; `empty` is a run on 2 processes of which the first owns no bead.
+  drift      slope of the total energy in NVE, kcal/mol/ns, with the standard error of the fit
+  averages   temperature, potential energy and radius of gyration of 5,000 Langevin steps after 1,000, over
+             replicas, beside those of the JAX engine from the same start; difference over its standard error
+Rows that the file already holds are not run again. --priors-only: forces of the prior alone (row "none").
+"""
+
+import argparse
+import itertools
+import json
+import os
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+TEMPERATURE_K, TIMESTEP_FS, FRICTION_PER_PS = 300.0, 2.0, 1.0
+NETWORK_CUTOFF_A = 10.0
+SIZES = {
+    "allegro": {"channels": 4, "hidden": 8, "layers": 2, "l_max": 1, "n_bessel": 6},
+    "mace": {
+        "channels": 4, "hidden": 8, "layers": 2, "l_max": 2, "l_hidden": 1, "correlation": 2, "n_bessel": 6,
+    },
+    "painn": {"hidden": 16, "layers": 2, "n_bessel": 6},
+}  # fmt: skip
+FORCE_RMS = 3.0
+"""Random networks are scaled up until their forces at the start have this rms, kcal/mol/Å."""
+SAMPLE_EVERY = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--networks", nargs="+", default=[*SIZES], choices=[*SIZES, "none"])
+    parser.add_argument("--beads", type=int, nargs="+", default=[10, 50, 200])
+    parser.add_argument("--chains", type=int, nargs="+", default=[1, 3])
+    parser.add_argument("--boundaries", nargs="+", default=["s", "p"])
+    parser.add_argument("--checks", nargs="+", default=["forces"], choices=["forces", "drift", "averages"])
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--parallel-steps", type=int, help="on 2 processes (default: as many)")
+    parser.add_argument("--drift-steps", type=int, default=20_000)
+    parser.add_argument("--replicas", type=int, default=4)
+    wanted = parser.parse_args()
+    wanted.out.touch()
+    done = {tuple(json.loads(line)["row"]) for line in wanted.out.read_text().splitlines()}
+    rows = itertools.product(wanted.beads, wanted.networks, wanted.chains, wanted.boundaries, wanted.checks)
+    for beads, network, chains, boundary, check in rows:
+        row = (check, network, beads, chains, boundary)
+        if row in done:
+            continue
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            found = CHECKS[check](Case(network, beads, chains, boundary, Path(folder)), wanted)
+        line = json.dumps({"row": row, **found, "seconds": round(time.perf_counter() - start, 1)})
+        with wanted.out.open("a") as file:
+            file.write(line + "\n")
+        print(line, flush=True)
+
+
+class Case:
+    """One molecule and model, written as a bundle."""
+
+    def __init__(self, network: str, beads: int, chains: int, boundary: str, folder: Path) -> None:
+        from cgrefine.config.running import Export
+        from cgrefine.energy import SumOfTerms
+        from cgrefine.export.bundle import write_bundle
+        from cgrefine.fm.priors.terms import prior_terms
+        from cgrefine.system import topology_from_species
+
+        rng = np.random.default_rng(beads + 7 * chains)
+        self.boundary, self.folder = boundary, folder
+        breaks = [beads * k // chains for k in range(1, chains)]
+        self.topology = topology_from_species(rng.integers(0, 20, beads), breaks=breaks)
+        self.start = molecule(beads, breaks, rng)
+        self.model = SumOfTerms(prior_terms(PRIORS))
+        self.params = prior_parameters(rng)
+        if network != "none":
+            term, self.params["network"] = scaled_network(network, self.topology, self.start)
+            self.model = SumOfTerms((*self.model.terms, term))
+        self.facts = {"priors": PRIORS, "temperature_K": TEMPERATURE_K}
+        settings = Export(reference_frames=1, edge_headroom=3.0)
+        write_bundle(
+            folder / "bundle", self.model, self.params, self.topology, self.start[None], "case", settings,
+            self.facts,
+        )  # fmt: skip
+        self.files = self.placed(0.5) if boundary == "p" else None
+
+    def placed(self, where: float) -> Path:
+        """LAMMPS files with the molecule moved along the diagonal of the box by this share of it."""
+        from cgrefine.export.lammps_native import MODEL, SCRIPT, write_files
+
+        files = self.folder / f"files_{where}"
+        box_A = max(2.2 * self.model.cutoff_A, float(np.ptp(self.start, axis=0).max()) + 30.0)
+        box_A *= 1.0 if where == 0.5 else 2.5
+        write_files(files, self.model, self.params, self.topology, self.start, "case", box_A=box_A)
+        script = files / SCRIPT
+        move = f"include {MODEL}\ndisplace_atoms all move " + " ".join(f"$({where}*l{c})" for c in "xyz")
+        script.write_text(script.read_text().replace(f"include {MODEL}", move))
+        return files
+
+    def settings(self, steps: int, **others):
+        from cgrefine.export.lammps_run import RunSettings
+
+        settings = RunSettings(steps, TIMESTEP_FS, TEMPERATURE_K, FRICTION_PER_PS, boundary=self.boundary)
+        return replace(settings, **others)
+
+    def errors(self, result) -> list[float]:
+        """Of the two frames of a run: largest force difference from JAX in float64, over the rms force."""
+        from cgrefine.export.verify import model_force_errors
+
+        found = model_force_errors(self.model, self.params, self.topology, result.positions, result.forces)
+        return [error.relative for error in found]
+
+
+def forces(case: Case, wanted) -> dict:
+    from cgrefine.export.lammps_run import launch
+
+    found = {}
+    bundle, settings = case.folder / "bundle", case.settings(wanted.steps)
+    parallel = replace(settings, steps=wanted.parallel_steps or wanted.steps)
+    for ranks, chosen in ((1, settings), (2, parallel)):
+        result = launch(bundle, chosen, case.folder / f"run_{ranks}.npz", ranks, 1200.0, case.files)
+        found[f"ranks_{ranks}"] = described(case, result)
+    if case.boundary == "p":
+        aside = case.placed(0.25)
+        result = launch(bundle, parallel, case.folder / "empty.npz", 2, 1200.0, aside)
+        found["empty"] = {**described(case, result), "fewest_beads": result.fewest}
+    return found
+
+
+def described(case: Case, result) -> dict:
+    return {
+        "relative_error": [float(f"{error:.3g}") for error in case.errors(result)],
+        "start_error": float(f"{result.start_error:.3g}"),
+        "steps": int(np.ptp(result.steps)),
+        "orders": result.distinct_orders,
+        "us_per_step": round(result.us_per_step, 1),
+    }
+
+
+def drift(case: Case, wanted) -> dict:
+    """The first tenth is left out: the slope is of the total energy, in kcal/mol/ns and for 50 beads."""
+    from cgrefine.export.lammps_run import launch
+
+    series = case.folder / "series.txt"
+    settings = case.settings(wanted.drift_steps, ensemble="nve", series=series, sample_every=SAMPLE_EVERY)
+    result = launch(case.folder / "bundle", settings, case.folder / "nve.npz", 1, 3600.0, case.files)
+    step, _, _, total, _ = np.loadtxt(series)[wanted.drift_steps // SAMPLE_EVERY // 10 :].T
+    time_ns = step * TIMESTEP_FS * 1e-6
+    per_50 = 50.0 / case.topology.n_beads
+    # Neighbouring values are not independent: the fit is to the means of ten blocks.
+    blocks = zip(np.array_split(time_ns, 10), np.array_split(total, 10), strict=True)
+    means = np.array([(t.mean(), e.mean()) for t, e in blocks])
+    (slope, _), covariance = np.polyfit(means[:, 0], means[:, 1], 1, cov=True)
+    return {
+        "kcal_mol_ns_per_50_beads": float(f"{slope * per_50:.3g}"),
+        "stderr": float(f"{np.sqrt(covariance[0, 0]) * per_50:.3g}"),
+        "std_kcal_mol": float(f"{total.std():.3g}"),
+        "ns": round(float(np.ptp(time_ns)), 4),
+        "us_per_step": round(result.us_per_step, 1),
+    }
+
+
+def averages(case: Case, wanted) -> dict:
+    from cgrefine.export.lammps_run import launch
+
+    rows = []
+    for replica in range(wanted.replicas):
+        series = case.folder / f"series_{replica}.txt"
+        settings = case.settings(6000, series=series, sample_every=SAMPLE_EVERY, seed=11 + 1000 * replica)
+        launch(case.folder / "bundle", settings, case.folder / "run.npz", 1, 3600.0, case.files)
+        _, kelvin, potential, _, size = np.loadtxt(series)[100:].T
+        rows.append([kelvin.mean(), potential.mean(), size.mean()])
+    ours, theirs = by_jax(case, 2 * wanted.replicas), np.array(rows)
+    found = {}
+    for k, name in enumerate(("temperature_K", "potential_kcal_mol", "gyration_A")):
+        a, b = theirs[:, k], ours[:, k]
+        error = np.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b))
+        found[name] = {
+            "lammps": round(float(a.mean()), 3),
+            "jax": round(float(b.mean()), 3),
+            "standard_errors": round(float((a.mean() - b.mean()) / error), 2),
+        }
+    return found
+
+
+def by_jax(case: Case, replicas: int) -> np.ndarray:
+    """Means of each replica over 5,000 steps after 1,000, (replicas, 3): K, kcal/mol, Å."""
+    import jax
+
+    from cgrefine import units
+    from cgrefine.config.running import Criteria
+    from cgrefine.sim.langevin import Langevin
+    from cgrefine.sim.rollout import rollout, settings
+    from cgrefine.sim.stability import checks
+    from cgrefine.system import pack
+
+    system = pack([case.topology] * replicas)
+    dt = units.from_fs(TIMESTEP_FS)
+    run = settings(6000 * dt, SAMPLE_EVERY * dt, dt, case.model.cutoff_A, 100)
+    limits = checks(system, np.full(len(system.bonds), 3.8), Criteria(**WIDE))
+    start = np.tile(case.start - case.start.mean(axis=0), (replicas, 1)).astype(np.float32)
+    kT = np.full(replicas, units.thermal_energy(TEMPERATURE_K), np.float32)
+    chunks = list(
+        rollout(
+            case.model, case.params, system, start, kT, jax.random.key(3),
+            Langevin(dt, units.from_per_ps(FRICTION_PER_PS)), run, limits,
+        )
+    )  # fmt: skip
+    assert not chunks[-1].status.any(), chunks[-1].status
+    kelvin, potential = (
+        np.concatenate([getattr(c, name) for c in chunks])[100:].mean(axis=0)
+        for name in ("temperature_K", "potential")
+    )
+    x = np.concatenate([c.positions for c in chunks])[100:].astype(np.float64)
+    x = x.reshape(len(x), replicas, -1, 3)
+    mass = system.mass[: case.topology.n_beads][None, None, :, None]
+    centred = x - (mass * x).sum(axis=2, keepdims=True) / mass.sum()
+    size = np.sqrt((mass * centred**2).sum(axis=(2, 3)) / mass.sum()).mean(axis=0)
+    return np.stack([kelvin, potential, size], axis=1)
+
+
+CHECKS = {"forces": forces, "drift": drift, "averages": averages}
+
+WIDE = {
+    "bond_deviation_A": 2.0, "second_neighbor_min_A": 0.5, "overlap_min_A": 0.5,
+    "max_force_kcal_mol_A": 1e5, "max_kinetic_kT": 200.0, "size_limits": False,
+}  # fmt: skip
+
+PAIR = {"kind": "pair", "min_separation": 3, "max_separation": None}
+PRIORS = {
+    "terms": [
+        {"name": "bond", "kind": "bond", "form": "harmonic", "classes": "class"},
+        {
+            "name": "angle", "kind": "angle", "form": "spline", "classes": "class",
+            "low": 1.4, "high": 2.6, "wall_k": 60.0,
+        },
+        {
+            "name": "dihedral", "kind": "dihedral", "form": "fourier", "classes": "class",
+            "damping": [2.617993877991494, 3.141592653589793],
+        },
+        {**PAIR, "name": "repulsion", "form": "power", "epsilon": 1.0, "exponent": 12, "cutoff_A": 7.0},
+        {
+            **PAIR, "name": "excluded_volume", "form": "power", "epsilon": 1.0, "exponent": 12,
+            "cutoff_A": 7.0, "min_separation": 2, "max_separation": 5,
+        },
+        {
+            **PAIR, "name": "electrostatics", "form": "debye_huckel", "dielectric": 78.5,
+            "debye_length_A": 8.0, "cutoff_A": 20.0,
+        },
+    ]
+}  # fmt: skip
+
+
+def prior_parameters(rng) -> dict:
+    from cgrefine.residues import species_from_sequence
+
+    knots = np.linspace(-1.0, 1.0, 15) ** 2
+    charge = np.zeros(20)
+    charge[species_from_sequence("DEKR")] = [-1.0, -1.0, 1.0, 1.0]
+    return {
+        "bond": {"k": np.array([150.0, 140.0, 130.0]), "x0": np.array([3.8, 3.85, 2.95])},
+        "angle": {"coefficients": 6.0 * knots + 0.3 * rng.normal(size=(5, 15))},
+        "dihedral": {"cos": 0.3 * rng.normal(size=(3, 3)), "sin": 0.3 * rng.normal(size=(3, 3))},
+        "repulsion": {"sigma": np.full((20, 20), 3.9)},
+        "excluded_volume": {"sigma": np.full((20, 20), 3.6)},
+        "electrostatics": {"charge": charge},
+    }
+
+
+def molecule(beads: int, breaks: list[int], rng) -> np.ndarray:
+    """Beads (n, 3) Å of chains that wander within a ball: bonds of 3.8 Å, angles of 90 to 135 degrees, no two
+    beads closer than 4.3 Å but neighbours. A crowded end is grown again."""
+    radius = 4.5 * beads ** (1.0 / 3.0) + 6.0
+    x, i = np.zeros((beads, 3)), 0
+    while i < beads:
+        first = max([0, *[b for b in breaks if b <= i]])
+        for _ in range(200):
+            step = rng.normal(size=3)
+            step /= np.linalg.norm(step)
+            bend = step @ (x[i - 1] - x[i - 2]) / 3.8 if i - first >= 2 else 0.35
+            if i == first:
+                x[i] = radius * rng.uniform() ** 0.33 * step if i else 0.0
+            else:
+                x[i] = x[i - 1] + 3.8 * step
+            far = np.linalg.norm(x[: i - 1 if i > first else i] - x[i], axis=1)
+            if 0.0 < bend < 0.7 and (far > 4.3).all() and np.linalg.norm(x[i]) < radius:
+                i += 1
+                break
+        else:
+            i = max(first, i - 5)
+    return x
+
+
+def scaled_network(name: str, topology, start: np.ndarray):
+    """A random network as a term and its parameters, all scaled until its forces have FORCE_RMS."""
+    import jax
+
+    from cgrefine.config.training import Model
+    from cgrefine.energy import SumOfTerms
+    from cgrefine.export.verify import term_values
+    from cgrefine.fm.models.registry import network_term
+
+    section = Model(name=name, cutoff_A=NETWORK_CUTOFF_A, **SIZES[name])
+    facts = {**section.model_dump(), "avg_neighbors": 8.0}
+    term = network_term(facts)
+    params = jax.tree.map(np.asarray, term.init(jax.random.key(1)))
+
+    def rms(scale: float) -> float:
+        scaled = {"network": jax.tree.map(lambda leaf: scale * leaf, params)}
+        return float(
+            np.sqrt(
+                np.mean(
+                    term_values(SumOfTerms((term,)), scaled, topology, start[None])["network"].forces ** 2
+                )
+            )
+        )
+
+    scale = 1.0
+    while rms(scale) < FORCE_RMS and scale < 20.0:
+        scale *= 1.1
+    return term, jax.tree.map(lambda leaf: np.asarray(scale * leaf), params)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    main()
