@@ -125,8 +125,8 @@ def placed_positions(lmp: Any, place: Placing | None) -> np.ndarray:
 def _view(pointer: Any, count: int, dtype: Any) -> np.ndarray:
     """The memory behind a ctypes pointer, (count,)."""
     size = count * np.dtype(dtype).itemsize
-    memory = (ctypes.c_char * size).from_address(ctypes.addressof(pointer.contents))
-    return np.frombuffer(memory, dtype)
+    memory = (ctypes.c_uint8 * size).from_address(ctypes.addressof(pointer.contents))
+    return np.ctypeslib.as_array(memory).view(dtype)
 
 
 def _setters(lmp: Any, fix: str) -> Callable[[float, np.ndarray], None]:

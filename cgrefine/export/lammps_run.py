@@ -128,7 +128,7 @@ class RunResult:
     start_error: float
 
 
-NUMBERS = {f.name: f.type for f in fields(RunResult) if f.type is not np.ndarray}
+NUMBERS = {f.name: f.type for f in fields(RunResult) if isinstance(f.type, type) and f.type is not np.ndarray}
 """Fields of a result that are numbers, and which kind."""
 
 
@@ -391,8 +391,8 @@ def launch(
 ) -> RunResult:
     """Run a bundle in fresh processes, `ranks` of them under mpiexec, and read the result.
 
-    out: the npz to write; the LAMMPS log goes beside it. files: see `load_bundle`. InputError and SimulationStopped come back as such; TimeoutError when
-    the time is up.
+    out: the npz to write; the LAMMPS log goes beside it. files: see `load_bundle`. InputError and
+    SimulationStopped come back as such; TimeoutError when the time is up.
     """
     return launch_replicas(folder, settings, out, 1, ranks, timeout_s, files)[0]
 

@@ -108,7 +108,9 @@ def test_tables_have_as_many_points_as_their_form_needs():
     assert tables.points_needed((toy.DIHEDRAL,), toy.params(), "dihedral", [0]) == tables.DIHEDRAL_POINTS[0]
     entry = prior_facts.ALL_FORMS["dihedral spline"]
     params = {entry["name"]: prior_facts.params(entry)}
-    needed = tables.points_needed((prior_term(entry),), params, "dihedral", [0])
+    term = prior_term(entry)
+    assert isinstance(term, BondedTerm)
+    needed = tables.points_needed((term,), params, "dihedral", [0])
     assert needed == tables.DIHEDRAL_POINTS[-1]
 
 
