@@ -89,7 +89,7 @@ class Case:
             term, self.params["network"] = scaled_network(network, self.topology, self.start)
             self.model = SumOfTerms((*self.model.terms, term))
         self.facts = {"priors": PRIORS, "temperature_K": TEMPERATURE_K}
-        settings = Export(reference_frames=1, edge_headroom=3.0)
+        settings = Export(reference_frames=1)
         write_bundle(
             folder / "bundle", self.model, self.params, self.topology, self.start[None], "case", settings,
             self.facts,
