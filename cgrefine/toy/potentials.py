@@ -1,0 +1,144 @@
+"""Two potentials of a particle in a plane, and by quadrature what coarse-graining makes of them.
+
+The particle is one bead at (x, y, 0); x is kept and y averaged out. Lengths in Å, energies in kcal/mol as
+everywhere, so that kT = 1 kcal/mol is a temperature of 503 K. The potentials are those on which CGnets were
+first shown: Wang, Olsson, Wehmeyer, Pérez, Charron, De Fabritiis, Noé & Clementi, ACS Cent. Sci. 5, 755 (2019).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from cgrefine.energy import FieldTerm, Params
+from cgrefine.geometry import AnyArray
+from cgrefine.observables.histogram import Bins
+
+EDGE_A = 5.0
+"""Points are drawn, and models judged, from -EDGE_A to EDGE_A in x, and drawn in y as well."""
+
+FAR_A = 8.0
+"""Beyond it in x the potentials are above 50 kcal/mol, and no particle is."""
+
+Y_FAR_A = 30.0
+"""Beyond it in y the coupled potential is above 40 kcal/mol."""
+
+
+def _quartic(x: Array) -> Array:
+    return (x - 4.0) * (x - 2.0) * (x + 2.0) * (x + 3.0) / 50.0
+
+
+def uncoupled(params: Params, positions: Float[AnyArray, "beads 3"]) -> Float[Array, " beads"]:
+    """V1 = (x-4)(x+2)(x-2)(x+3)/50 + y²/2 + sin(3(x+5)(x+6))/25: the force along x does not depend on y."""
+    x, y = positions[:, 0], positions[:, 1]
+    return _quartic(x) + y**2 / 2.0 + jnp.sin(3.0 * (x + 5.0) * (x + 6.0)) / 25.0
+
+
+def coupled(params: Params, positions: Float[AnyArray, "beads 3"]) -> Float[Array, " beads"]:
+    """V2 = (x-4)(x-2)(x+2)(x+3)/50 + y²/20 + sin(3(x+5)(y-6))/25: forces along x scatter about their mean."""
+    x, y = positions[:, 0], positions[:, 1]
+    return _quartic(x) + y**2 / 20.0 + jnp.sin(3.0 * (x + 5.0) * (y - 6.0)) / 25.0
+
+
+POTENTIALS: Mapping[str, FieldTerm] = {
+    "uncoupled": FieldTerm("uncoupled", uncoupled),
+    "coupled": FieldTerm("coupled", coupled),
+}
+
+
+def plane(x: Float[AnyArray, " n"], y: Float[AnyArray, " n"]) -> Float[np.ndarray, "n 3"]:
+    """Positions (x, y, 0)."""
+    return np.stack([x, y, np.zeros_like(x)], axis=1)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of x at kT (kcal/mol) when y is averaged from -y_reach to y_reach (Å).
+
+    Sums over PANELS × 16 Gauss-Legendre nodes in y, several a wavelength of the ripples everywhere.
+    """
+
+    potential: FieldTerm
+    kT: float
+    y_reach: float
+
+    def conditional(self, x: Float[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """PMF (n,), mean of the force along x (n,) and its variance over y (n,), at each x.
+
+        PMF -kT ln ∫ exp(-V/kT) dy, kcal/mol; the mean force is minus its slope, ⟨-∂V/∂x⟩ at fixed x.
+        """
+        y, width = _nodes(-self.y_reach, self.y_reach)
+        found = [_at(self.potential.scalar, self.kT, part, y, width) for part in _parts(x)]
+        pmf, mean, variance = np.concatenate(found, axis=1)
+        return pmf, mean, variance
+
+    @cached_property
+    def _density(self) -> tuple[np.ndarray, np.ndarray]:
+        """Nodes in x from -FAR_A to FAR_A, and the probability of each."""
+        x, width = _nodes(-FAR_A, FAR_A)
+        return x, normalised(self.conditional(x)[0], width, self.kT)
+
+    def histogram(self, grid: Bins) -> Float[np.ndarray, " size"]:
+        """The exact distribution of x over these bins, overflow first and last."""
+        x, p = self._density
+        return binned(x, p, grid)
+
+    def population(self, low: float, high: float) -> float:
+        """Probability of x between two values."""
+        x, p = self._density
+        return float(p[(x >= low) & (x < high)].sum())
+
+
+PANELS = 256
+
+
+def _nodes(low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of an integral, 16 of Gauss and Legendre on each panel."""
+    node, weight = np.polynomial.legendre.leggauss(16)
+    half = 0.5 * np.diff(np.linspace(low, high, PANELS + 1))[:, None]
+    middle = np.linspace(low, high, PANELS + 1)[:-1, None] + half
+    return (middle + half * node).ravel(), (half * weight).ravel()
+
+
+def _parts(x: np.ndarray) -> list[np.ndarray]:
+    """So many values at a time that the table over y stays small."""
+    return np.array_split(np.asarray(x, np.float64), max(1, -(-len(x) // 256)))
+
+
+def _at(
+    energy: Callable[[Params, Array], Array], kT: float, x: np.ndarray, y: np.ndarray, width: np.ndarray
+) -> np.ndarray:
+    """PMF, mean force and its variance, (3, n)."""
+    with jax.enable_x64(True):
+        positions = jnp.asarray(plane(np.repeat(x, len(y)), np.tile(y, len(x))))
+        v, pull = jax.vjp(lambda r: energy({}, r), positions)
+        force = -np.asarray(pull(jnp.ones_like(v))[0][:, 0]).reshape(len(x), -1)
+    v = np.asarray(v).reshape(len(x), -1) / kT
+    lowest = v.min(axis=1, keepdims=True)
+    p = width * np.exp(lowest - v)
+    total = p.sum(axis=1, keepdims=True)
+    pmf = kT * (lowest - np.log(total))[:, 0]
+    p = p / total
+    mean = (p * force).sum(axis=1)
+    return np.stack([pmf, mean, (p * (force - mean[:, None]) ** 2).sum(axis=1)])
+
+
+def line(low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of an integral over x."""
+    return _nodes(low, high)
+
+
+def normalised(energy: Float[np.ndarray, " n"], width: Float[np.ndarray, " n"], kT: float) -> np.ndarray:
+    """Probabilities of nodes with these weights at an energy, which sum to 1."""
+    p = width * np.exp((energy.min() - energy) / kT)
+    return p / p.sum()
+
+
+def binned(x: np.ndarray, p: np.ndarray, grid: Bins) -> Float[np.ndarray, " size"]:
+    """Probabilities of nodes as a histogram, overflow first and last."""
+    place = np.clip(np.floor((x - grid.low) / grid.width), -1, grid.count).astype(int) + 1
+    return np.bincount(place, weights=p, minlength=grid.size)
