@@ -40,8 +40,8 @@ class Item(NamedTuple):
 
     positions, forces (n, 3) float32; senders, receivers (e,) int32; weight: of its beads in the loss;
     decoy: a noisy copy, forces are zero; temperature_K: of its run. energy: kcal/mol from the mean of its
-    domain, NaN when there is none that belongs to these positions. bead_weights (n,): times `weight`, None for
-    1 each.
+    domain, NaN when there is none that belongs to these positions. bead_weights (n,): times `weight`, None
+    for 1 each.
     """
 
     row: int

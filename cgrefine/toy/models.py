@@ -7,6 +7,7 @@ other energy.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -33,9 +34,9 @@ PERIOD_A = 12.0
 def network(activation: str, hidden: Sequence[int], harmonics: int = 0) -> FieldTerm:
     """A perceptron of x/EDGE_A, and of `harmonics` Fourier features if there are any.
 
-    Features are sin(k q x)/k and cos(k q x)/k, q = 2π/PERIOD_A: their slopes, which forces are made of, are of
-    one size. Without them a perceptron learns high frequencies last (Rahaman et al., ICML 2019; Tancik et al.,
-    NeurIPS 2020).
+    Features are sin(k q x)/k and cos(k q x)/k, q = 2π/PERIOD_A: their slopes, which forces are made of, are
+    of one size. Without them a perceptron learns high frequencies last (Rahaman et al., ICML 2019; Tancik et
+    al., NeurIPS 2020).
     """
     inputs = 1 + 2 * harmonics
     energy = partial(_perceptron, ACTIVATIONS[activation], harmonics)
@@ -92,7 +93,7 @@ LINEAR: Mapping[str, tuple[Callable[[int], FieldTerm], tuple[int, ...]]] = {
 
 
 def wall(k: float) -> SumOfTerms:
-    """The confining prior ½ k (|x| - EDGE_A)² beyond EDGE_A, k in kcal/mol/Å²; nothing where there are data."""
+    """The confining prior ½ k (|x| - EDGE_A)² beyond EDGE_A, k in kcal/mol/Å², and 0 where there are data."""
 
     def energy(params: Params, positions: Array) -> Array:
         return 0.5 * params["k"] * jnp.maximum(jnp.abs(positions[:, 0]) - EDGE_A, 0.0) ** 2
@@ -105,10 +106,11 @@ def wall_params(k: float) -> Params:
     return {"wall": {"k": np.asarray(k)}}
 
 
+@partial(jax.jit, static_argnums=0)
 def _layers(sizes: tuple[int, ...], key: Array) -> Params:
     """Weights of variance 1/inputs, biases from -1 to 1, and 0 at the end."""
     layers = []
-    for k, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for k, (inputs, outputs) in enumerate(pairwise(sizes)):
         one, other = jax.random.split(jax.random.fold_in(key, k))
         last = k == len(sizes) - 2
         layers.append(

@@ -1,8 +1,8 @@
 """Two potentials of a particle in a plane, and by quadrature what coarse-graining makes of them.
 
 The particle is one bead at (x, y, 0); x is kept and y averaged out. Lengths in Å, energies in kcal/mol as
-everywhere, so that kT = 1 kcal/mol is a temperature of 503 K. The potentials are those on which CGnets were
-first shown: Wang, Olsson, Wehmeyer, Pérez, Charron, De Fabritiis, Noé & Clementi, ACS Cent. Sci. 5, 755 (2019).
+everywhere, so that kT = 1 kcal/mol is a temperature of 503 K. CGnets were first shown on the coupled one:
+Wang, Olsson, Wehmeyer, Pérez, Charron, de Fabritiis, Noé & Clementi, ACS Cent. Sci. 5, 755 (2019).
 """
 
 from collections.abc import Callable, Mapping

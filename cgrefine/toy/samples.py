@@ -9,7 +9,6 @@ whose second term is a function of x alone: it leaves the average at each x as i
 ground from being lost.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -131,8 +130,3 @@ def _crowds(points: Points, chosen: np.ndarray) -> dict[str, np.ndarray]:
 def halves(points: Points, at: float) -> tuple[Points, Points]:
     """The points left and right of a value of x."""
     return points.where(points.x < at), points.where(points.x >= at)
-
-
-def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Columns one after the other."""
-    return np.concatenate(parts)
