@@ -1,6 +1,5 @@
 """Langevin dynamics of a particle in a potential: many replicas in the engine of `sim`, a bead each."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -25,7 +24,7 @@ NO_LIMITS = Criteria(max_force_kcal_mol_A=1e9, max_kinetic_kT=1e9, size_limits=F
 class Course:
     """A run. replicas: independent particles; dt, friction, mass, duration, interval: internal units.
 
-    The first `burn_in` of the frames are left out.
+    burn_in: share of the frames that `settled` leaves out.
     """
 
     replicas: int
@@ -66,7 +65,7 @@ def run(
     course: Course,
     seed: int,
 ) -> Float[np.ndarray, "frames replicas 3"]:
-    """Positions (Å) after the burn-in, float32.
+    """Positions (Å) of all frames, float32.
 
     Raises ValueError when a particle came to where the energy is not finite.
     """
@@ -86,10 +85,9 @@ def run(
     )
     if np.any(chunks[-1].status != Status.OK):
         raise ValueError(f"{np.sum(chunks[-1].status != Status.OK)} particles left all that is finite")
-    return later([c.positions for c in chunks], course.burn_in)
+    return np.concatenate([c.positions for c in chunks])
 
 
-def later(chunks: Sequence[np.ndarray], burn_in: float) -> np.ndarray:
-    """All frames but the first share of them."""
-    frames = np.concatenate(chunks)
-    return frames[int(burn_in * len(frames)) :]
+def settled(frames: np.ndarray, course: Course) -> np.ndarray:
+    """Without those of the burn-in."""
+    return frames[int(course.burn_in * len(frames)) :]

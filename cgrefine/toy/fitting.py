@@ -1,4 +1,4 @@
-"""Fits of the mean force: networks by the trainer of `fm`, linear forms in closed form; and how good they are.
+"""Fits of the mean force: networks by the trainer of `fm`, linear forms in closed form; and their errors.
 
 The truth is known on a grid, and so is what the noise of the forces leaves of any estimate.
 """
@@ -27,7 +27,7 @@ READING = Loader(buffer_frames=64)
 
 
 class Fit(NamedTuple):
-    """A fitted energy. log: of each epoch, () for a linear form; epoch: the one of the lowest held-out error."""
+    """A fitted energy. log: of each epoch, () for a linear form; epoch: that of the lowest held-out error."""
 
     term: FieldTerm
     params: Params
@@ -137,9 +137,9 @@ def grid(truth: Truth) -> Grid:
 
 
 class Floor(NamedTuple):
-    """What noise of the forces alone makes of an estimate from these points, see `noise_floor`.
+    """What the noise of so many points leaves, see `noise_floor`. parameters: of the spline.
 
-    force_rmse: kcal/mol/Å; pmf_rmse: kcal/mol; parameters: of the spline.
+    force_rmse: kcal/mol/Å; pmf_rmse: kcal/mol.
     """
 
     force_rmse: float
@@ -147,24 +147,32 @@ class Floor(NamedTuple):
     parameters: int
 
 
-def noise_floor(points: Points, truth: Grid, knots: int) -> Floor:
-    """Root of the expected square error of a spline of so many coefficients that has no bias.
+def noise_floor(points: Points, truth: Grid) -> Floor:
+    """Roots of the expected square errors of the spline of the size that makes that of the force least.
 
-    With design A, weights W, force variances Σ (exact, by quadrature) and N = AᵀWA the coefficients have the
-    covariance N⁻¹ AᵀWΣWA N⁻¹; traces of it over the grid are the expected square errors of force and PMF. It
-    falls as parameters over points.
+    With design A, weights W, variances Σ of the forces about their mean f (both exact, by quadrature) and
+    N = AᵀWA the coefficients have the mean N⁻¹AᵀWf and the covariance N⁻¹ AᵀWΣWA N⁻¹: bias and noise, of
+    which the latter falls as parameters over points. No fit knows the best size, so that a network with as
+    small an error has lost nothing to its training.
     """
     kept = points.where(~points.held_out)
-    term = models.spline(knots)
-    design = _design(term, knots, kept.x)
-    variance = np.interp(kept.x, truth.x, truth.variance)
-    weighted = design * kept.weight[:, None]
-    inverse = np.linalg.inv(_regular(design.T @ weighted))
-    covariance = inverse @ (weighted.T @ (variance[:, None] * weighted)) @ inverse
-    forces = _design(term, knots, truth.x)
-    pmfs = np.stack([pmf_of(truth.x, column) for column in forces.T], axis=1)
-    squares = [float(np.mean(np.einsum("ij,jk,ik->i", rows, covariance, rows))) for rows in (forces, pmfs)]
-    return Floor(squares[0] ** 0.5, squares[1] ** 0.5, knots)
+    expected = []
+    for size in models.LINEAR["spline"][1]:
+        term = models.spline(size)
+        design = _design(term, size, kept.x)
+        weighted = design * kept.weight[:, None]
+        inverse = np.linalg.inv(_regular(design.T @ weighted))
+        mean = inverse @ (weighted.T @ np.interp(kept.x, truth.x, truth.force))
+        variance = np.interp(kept.x, truth.x, truth.variance)
+        covariance = inverse @ (weighted.T @ (variance[:, None] * weighted)) @ inverse
+        forces = _design(term, size, truth.x)
+        pmfs = np.stack([pmf_of(truth.x, column) for column in forces.T], axis=1)
+        squares = [
+            float(np.mean((rows @ mean - exact) ** 2 + np.sum((rows @ covariance) * rows, axis=1)))
+            for rows, exact in ((forces, truth.force), (pmfs, truth.pmf))
+        ]
+        expected.append((squares[0] ** 0.5, squares[1] ** 0.5, size))
+    return Floor(*min(expected))
 
 
 def mean_and_spread(forces: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

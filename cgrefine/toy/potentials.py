@@ -8,6 +8,7 @@ Wang, Olsson, Wehmeyer, Pérez, Charron, de Fabritiis, Noé & Clementi, ACS Cent
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,18 @@ def plane(x: Float[AnyArray, " n"], y: Float[AnyArray, " n"]) -> Float[np.ndarra
     return np.stack([x, y, np.zeros_like(x)], axis=1)
 
 
+class Known(NamedTuple):
+    """An energy of x by quadrature. x, p (n,): nodes and their probabilities; energy (n,) kcal/mol."""
+
+    x: np.ndarray
+    p: np.ndarray
+    energy: np.ndarray
+
+    def right(self) -> float:
+        """Population of x ≥ 0."""
+        return float(self.p[self.x >= 0.0].sum())
+
+
 @dataclass(frozen=True)
 class Truth:
     """What is known of x at kT (kcal/mol) when y is averaged from -y_reach to y_reach (Å).
@@ -71,32 +84,28 @@ class Truth:
 
         PMF -kT ln ∫ exp(-V/kT) dy, kcal/mol; the mean force is minus its slope, ⟨-∂V/∂x⟩ at fixed x.
         """
-        y, width = _nodes(-self.y_reach, self.y_reach)
+        y, width = nodes(-self.y_reach, self.y_reach)
         found = [_at(self.potential.scalar, self.kT, part, y, width) for part in _parts(x)]
         pmf, mean, variance = np.concatenate(found, axis=1)
         return pmf, mean, variance
 
     @cached_property
-    def _density(self) -> tuple[np.ndarray, np.ndarray]:
-        """Nodes in x from -FAR_A to FAR_A, and the probability of each."""
-        x, width = _nodes(-FAR_A, FAR_A)
-        return x, normalised(self.conditional(x)[0], width, self.kT)
+    def known(self) -> Known:
+        """The PMF and the distribution of x from -FAR_A to FAR_A."""
+        x, width = nodes(-FAR_A, FAR_A)
+        pmf = self.conditional(x)[0]
+        return Known(x, normalised(pmf, width, self.kT), pmf)
 
     def histogram(self, grid: Bins) -> Float[np.ndarray, " size"]:
         """The exact distribution of x over these bins, overflow first and last."""
-        x, p = self._density
-        return binned(x, p, grid)
-
-    def population(self, low: float, high: float) -> float:
-        """Probability of x between two values."""
-        x, p = self._density
-        return float(p[(x >= low) & (x < high)].sum())
+        return binned(self.known.x, self.known.p, grid)
 
 
 PANELS = 256
+"""Their edges are those of bins of 1/16 Å and its multiples, over which sums are then exact."""
 
 
-def _nodes(low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+def nodes(low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights of an integral, 16 of Gauss and Legendre on each panel."""
     node, weight = np.polynomial.legendre.leggauss(16)
     half = 0.5 * np.diff(np.linspace(low, high, PANELS + 1))[:, None]
@@ -127,11 +136,6 @@ def _at(
     return np.stack([pmf, mean, (p * (force - mean[:, None]) ** 2).sum(axis=1)])
 
 
-def line(low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights of an integral over x."""
-    return _nodes(low, high)
-
-
 def normalised(energy: Float[np.ndarray, " n"], width: Float[np.ndarray, " n"], kT: float) -> np.ndarray:
     """Probabilities of nodes with these weights at an energy, which sum to 1."""
     p = width * np.exp((energy.min() - energy) / kT)
@@ -140,5 +144,9 @@ def normalised(energy: Float[np.ndarray, " n"], width: Float[np.ndarray, " n"], 
 
 def binned(x: np.ndarray, p: np.ndarray, grid: Bins) -> Float[np.ndarray, " size"]:
     """Probabilities of nodes as a histogram, overflow first and last."""
-    place = np.clip(np.floor((x - grid.low) / grid.width), -1, grid.count).astype(int) + 1
-    return np.bincount(place, weights=p, minlength=grid.size)
+    return np.bincount(bin_of(x, grid), weights=p, minlength=grid.size)
+
+
+def bin_of(x: np.ndarray, grid: Bins) -> np.ndarray:
+    """Place of each value in a histogram."""
+    return np.clip(np.floor((x - grid.low) / grid.width), -1, grid.count).astype(int) + 1

@@ -32,7 +32,7 @@ from cgrefine.sim import rooms
 from cgrefine.sim.rollout import settings
 from cgrefine.toy.dynamics import PARTICLE, Course, particles, unlimited
 from cgrefine.toy.models import NAME
-from cgrefine.toy.potentials import EDGE_A, FAR_A, Truth, binned, line, normalised, plane
+from cgrefine.toy.potentials import EDGE_A, FAR_A, Known, Truth, bin_of, binned, nodes, normalised, plane
 from cgrefine.toy.samples import Points, Sets
 
 
@@ -53,21 +53,9 @@ def exact_target(observable: Observable, truth: Truth, cfg: Refine) -> Target:
     return Target(observable, wanted.kind, mean, np.zeros_like(mean), 1.0, wanted.weight)
 
 
-class Known(NamedTuple):
-    """An energy of x by quadrature. x, p (n,): nodes and their probabilities; energy (n,) kcal/mol."""
-
-    x: np.ndarray
-    p: np.ndarray
-    energy: np.ndarray
-
-    def right(self) -> float:
-        """Population of x ≥ 0."""
-        return float(self.p[self.x >= 0.0].sum())
-
-
 def known(model: SumOfTerms, params: Params, kT: float) -> Known:
-    """The distribution of an energy, from -FAR_A to FAR_A."""
-    x, width = line(-FAR_A, FAR_A)
+    """The energy of a model by quadrature."""
+    x, width = nodes(-FAR_A, FAR_A)
     with jax.enable_x64(True):
         energy = np.asarray(_energies(model, _wide(params), jnp.asarray(x)))
     return Known(x, normalised(energy, width, kT), energy)
@@ -90,8 +78,8 @@ def exact_gradient(
 
     No covariance in it. slope (size,): L', held fixed.
     """
-    x, width = line(-FAR_A, FAR_A)
-    height = np.asarray(slope)[np.clip(np.floor((x - grid.low) / grid.width), -1, grid.count).astype(int) + 1]
+    x, width = nodes(-FAR_A, FAR_A)
+    height = np.asarray(slope)[bin_of(x, grid)]
     with jax.enable_x64(True):
         wide, logs = _wide(params), jnp.asarray(np.log(width))
 
@@ -157,8 +145,9 @@ class Problem:
 
 
 class Course1D(NamedTuple):
-    """A refinement. params (w + 1): the start, and after each window; right (w + 1,): exact population of
-    x ≥ 0 of each; loss, force_error (w,): of each window, by simulation; last: the last window of all."""
+    """A refinement of w windows. params (w + 1): the start, and after each window; right (w + 1,): population
+    of x ≥ 0 of each, by quadrature; loss (w,): of each window, NaN of one that nothing is learned from;
+    force_error (w,): on held-out points after it, (kcal/mol/Å)²."""
 
     params: list[Params]
     right: np.ndarray
@@ -166,9 +155,8 @@ class Course1D(NamedTuple):
     force_error: np.ndarray
 
 
-def refined(problem: Problem, told: Callable[[Info], None]) -> Course1D:
-    """Run the loop to its end."""
-    loop = problem.refinement()
+def refined(loop: Refinement, problem: Problem, told: Callable[[Info], None]) -> Course1D:
+    """Run the loop of the problem to its end."""
     state = loop.init()
     params, infos = [state.fit.params], []
     while Phase(int(state.counters.phase)) != Phase.DONE:

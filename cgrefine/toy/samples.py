@@ -19,7 +19,7 @@ from cgrefine.data.frames import FrameSet, frame_set
 from cgrefine.data.store import in_memory
 from cgrefine.energy import FieldTerm
 from cgrefine.system import topology_from_species
-from cgrefine.toy.dynamics import Course, run
+from cgrefine.toy.dynamics import Course, run, settled
 from cgrefine.toy.potentials import EDGE_A, plane
 
 CROWD = 50
@@ -65,7 +65,8 @@ def langevin(
     """
     rng = np.random.default_rng(seed)
     starts = plane(*rng.uniform(-EDGE_A, EDGE_A, (2, course.replicas)))
-    frames = run(potential, {}, starts, sampling_kT, course, seed).reshape(-1, 3).astype(np.float64)
+    frames = settled(run(potential, {}, starts, sampling_kT, course, seed), course)
+    frames = frames.reshape(-1, 3).astype(np.float64)
     inside = frames[np.abs(frames[:, 0]) < EDGE_A]
     if len(inside) < count:
         raise ValueError(f"{len(inside)} frames within {EDGE_A:g} Å, {count} wanted")
