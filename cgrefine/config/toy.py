@@ -49,11 +49,11 @@ class ToyDynamics(Section):
     escape_A: so far beyond the data a particle has left the domain.
     """
 
-    replicas: Annotated[int, Field(ge=20)] = 1000
+    replicas: Annotated[int, Field(ge=20)] = 500
     mass_g_mol: Positive = 1.0
     timestep_fs: Positive = 2.5
-    friction_per_ps: Positive = 20.0
-    duration_ps: Positive = 20.0
+    friction_per_ps: Positive = 10.0
+    duration_ps: Positive = 10.0
     save_every_ps: Positive = 0.2
     burn_in_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.5
     escape_A: Positive = 1.0
@@ -103,8 +103,8 @@ class Toy(Section):
     cases: Annotated[list[ToyCase], Field(min_length=1)]
     members: Annotated[int, Field(ge=1)] = 3
     hidden: Annotated[list[Count], Field(min_length=1)] = [64, 64]
-    fourier_hidden: Annotated[list[Count], Field(min_length=1)] = [64]
-    harmonics: Count = 160
+    fourier_hidden: Annotated[list[Count], Field(min_length=1)] = [32]
+    harmonics: Count = 130
     wall_kcal_mol_A2: Positive = 50.0
     train: Train
     dynamics: ToyDynamics = ToyDynamics()

@@ -4,14 +4,17 @@ The truth is known on a grid, and so is what the noise of the forces leaves of a
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
+from cgrefine.compiling import ONCE
 from cgrefine.config.data import Loader
 from cgrefine.config.training import Train
 from cgrefine.energy import FieldTerm, Params
@@ -21,7 +24,7 @@ from cgrefine.toy.potentials import EDGE_A, Truth, plane
 from cgrefine.toy.samples import Points, Sets
 
 RIDGE = 1e-9
-"""Of the largest eigenvalue of the normal equations: constants, which no force tells, stay 0."""
+"""Of the mean eigenvalue of the normal equations: constants, which no force tells, stay 0."""
 
 READING = Loader(buffer_frames=64)
 
@@ -46,46 +49,78 @@ def trained(term: FieldTerm, data: Sets, settings: Train, wall_k: float) -> Fit:
     return Fit(term, last.snapshot().best, last.progress.log, last.progress.best_epoch)
 
 
-def solved(form: str, points: Points) -> Fit:
-    """The linear form of this name by weighted least squares, its size by the held-out error."""
+class Trial(NamedTuple):
+    """A linear form of one size. at_points (n, size), on_grid (g, size): forces of each coefficient alone."""
+
+    term: FieldTerm
+    at_points: np.ndarray
+    on_grid: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """Coefficients."""
+        return self.at_points.shape[1]
+
+
+def trials(form: str, points: Points, x: np.ndarray) -> list[Trial]:
+    """All sizes of a linear form, at the points and on a grid x."""
     make, sizes = models.LINEAR[form]
-    kept, held = points.where(~points.held_out), points.where(points.held_out)
     found = []
     for size in sizes:
         term = make(size)
-        params = {"c": _coefficients(term, size, kept)}
-        left = force_of(term, params, held.x) - held.force
-        found.append((float(np.mean(held.weight * left**2)), size, Fit(term, params, (), 0)))
+        design = design_of(term, size, np.concatenate([points.x, x]))
+        found.append(Trial(term, *np.split(design, [len(points.x)])))
+    return found
+
+
+def solved(sizes: Sequence[Trial], points: Points) -> Fit:
+    """A linear form by weighted least squares, its size by the held-out error."""
+    held = points.held_out
+    found = []
+    for trial in sizes:
+        weighted, inverse = _normal(trial, points)
+        c = inverse @ (weighted.T @ points.force[~held])
+        left = trial.at_points[held] @ c - points.force[held]
+        error = float(np.mean(points.weight[held] * left**2))
+        found.append((error, trial.size, Fit(trial.term, {"c": c}, (), 0)))
     return min(found, key=lambda one: one[:2])[2]
 
 
-def _design(term: FieldTerm, size: int, x: np.ndarray) -> np.ndarray:
+def _normal(trial: Trial, points: Points) -> tuple[np.ndarray, np.ndarray]:
+    """WA and (AᵀWA)⁻¹ of the points that are not held out."""
+    chosen = ~points.held_out
+    design = trial.at_points[chosen]
+    weighted = design * points.weight[chosen, None]
+    normal = design.T @ weighted
+    return weighted, np.linalg.inv(normal + RIDGE * np.trace(normal) / len(normal) * np.eye(len(normal)))
+
+
+def design_of(term: FieldTerm, size: int, x: np.ndarray) -> np.ndarray:
     """(n, size): the force of each coefficient alone."""
     with jax.enable_x64(True):
-        at = jnp.asarray(plane(x, np.zeros_like(x)))
-
-        def force(c):
-            return jax.grad(lambda r: -jnp.sum(term.scalar({"c": c}, r)))(at)[:, 0]
-
-        return np.asarray(jax.vmap(force)(jnp.eye(size, dtype=jnp.float64))).T
+        return np.asarray(_slopes(term.scalar, jnp.zeros(size, jnp.float64), jnp.asarray(x)))
 
 
-def _coefficients(term: FieldTerm, size: int, points: Points) -> np.ndarray:
-    design = _design(term, size, points.x)
-    weighted = design * points.weight[:, None]
-    return np.linalg.solve(_regular(design.T @ weighted), weighted.T @ points.force)
+@partial(jax.jit, static_argnums=0, compiler_options=ONCE)
+def _slopes(energy: Callable[[Params, Array], Array], c: Array, x: Array) -> Array:
+    """Force at each x by each coefficient: the force is linear in them."""
 
+    def force(c: Array, place: Array) -> Array:
+        return -jax.grad(lambda u: energy({"c": c}, jnp.stack([u, 0.0 * u, 0.0 * u])[None])[0])(place)
 
-def _regular(normal: np.ndarray) -> np.ndarray:
-    return normal + RIDGE * np.linalg.eigvalsh(normal)[-1] * np.eye(len(normal))
+    return jax.vmap(jax.grad(force), in_axes=(None, 0))(c, x)
 
 
 def force_of(term: FieldTerm, params: Params, x: np.ndarray) -> np.ndarray:
     """Force along x (n,), kcal/mol/Å, float64."""
     with jax.enable_x64(True):
-        at = jnp.asarray(plane(np.asarray(x, np.float64), np.zeros(len(x))))
         wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
-        return np.asarray(jax.grad(lambda r: -jnp.sum(term.scalar(wide, r)))(at)[:, 0])
+        return np.asarray(_force(term.scalar, wide, jnp.asarray(plane(x, np.zeros(len(x))), jnp.float64)))
+
+
+@partial(jax.jit, static_argnums=0, compiler_options=ONCE)
+def _force(energy: Callable[[Params, Array], Array], params: Params, positions: Array) -> Array:
+    return jax.grad(lambda r: -jnp.sum(energy(params, r)))(positions)[:, 0]
 
 
 def pmf_of(x: np.ndarray, force: np.ndarray) -> np.ndarray:
@@ -147,7 +182,7 @@ class Floor(NamedTuple):
     parameters: int
 
 
-def noise_floor(points: Points, truth: Grid) -> Floor:
+def noise_floor(sizes: Sequence[Trial], points: Points, truth: Grid) -> Floor:
     """Roots of the expected square errors of the spline of the size that makes that of the force least.
 
     With design A, weights W, variances Σ of the forces about their mean f (both exact, by quadrature) and
@@ -155,23 +190,19 @@ def noise_floor(points: Points, truth: Grid) -> Floor:
     which the latter falls as parameters over points. No fit knows the best size, so that a network with as
     small an error has lost nothing to its training.
     """
-    kept = points.where(~points.held_out)
+    x = points.x[~points.held_out]
+    force, variance = (np.interp(x, truth.x, column) for column in (truth.force, truth.variance))
     expected = []
-    for size in models.LINEAR["spline"][1]:
-        term = models.spline(size)
-        design = _design(term, size, kept.x)
-        weighted = design * kept.weight[:, None]
-        inverse = np.linalg.inv(_regular(design.T @ weighted))
-        mean = inverse @ (weighted.T @ np.interp(kept.x, truth.x, truth.force))
-        variance = np.interp(kept.x, truth.x, truth.variance)
+    for trial in sizes:
+        weighted, inverse = _normal(trial, points)
+        mean = inverse @ (weighted.T @ force)
         covariance = inverse @ (weighted.T @ (variance[:, None] * weighted)) @ inverse
-        forces = _design(term, size, truth.x)
-        pmfs = np.stack([pmf_of(truth.x, column) for column in forces.T], axis=1)
+        pmfs = np.stack([pmf_of(truth.x, column) for column in trial.on_grid.T], axis=1)
         squares = [
             float(np.mean((rows @ mean - exact) ** 2 + np.sum((rows @ covariance) * rows, axis=1)))
-            for rows, exact in ((forces, truth.force), (pmfs, truth.pmf))
+            for rows, exact in ((trial.on_grid, truth.force), (pmfs, truth.pmf))
         ]
-        expected.append((squares[0] ** 0.5, squares[1] ** 0.5, size))
+        expected.append((squares[0] ** 0.5, squares[1] ** 0.5, trial.size))
     return Floor(*min(expected))
 
 

@@ -86,8 +86,8 @@ def polynomial(degree: int) -> FieldTerm:
 
 
 LINEAR: Mapping[str, tuple[Callable[[int], FieldTerm], tuple[int, ...]]] = {
-    "spline": (spline, (8, 12, 16, 24, 32, 64, 128, 256, 512)),
-    "features": (polynomial, (2, 4, 6, 8, 10, 12)),
+    "spline": (spline, (8, 12, 16, 24, 50, 100, 400)),
+    "features": (polynomial, (2, 4, 6, 8)),
 }
 """Forms that are linear in their coefficients, and the numbers of them that are tried."""
 

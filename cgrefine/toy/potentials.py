@@ -7,7 +7,7 @@ Wang, Olsson, Wehmeyer, Pérez, Charron, de Fabritiis, Noé & Clementi, ACS Cent
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import jax
@@ -85,9 +85,10 @@ class Truth:
         PMF -kT ln ∫ exp(-V/kT) dy, kcal/mol; the mean force is minus its slope, ⟨-∂V/∂x⟩ at fixed x.
         """
         y, width = nodes(-self.y_reach, self.y_reach)
-        found = [_at(self.potential.scalar, self.kT, part, y, width) for part in _parts(x)]
-        pmf, mean, variance = np.concatenate(found, axis=1)
-        return pmf, mean, variance
+        with jax.enable_x64(True):
+            at = (jnp.asarray(part, jnp.float64) for part in (x, y, width))
+            pmf, mean, variance = _averaged(self.potential.scalar, self.kT, *at)
+        return np.asarray(pmf), np.asarray(mean), np.asarray(variance)
 
     @cached_property
     def known(self) -> Known:
@@ -101,8 +102,8 @@ class Truth:
         return binned(self.known.x, self.known.p, grid)
 
 
-PANELS = 256
-"""Their edges are those of bins of 1/16 Å and its multiples, over which sums are then exact."""
+PANELS = 128
+"""Along x their edges are those of bins of 1/8 Å and its multiples, over which sums are then exact."""
 
 
 def nodes(low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
@@ -113,27 +114,23 @@ def nodes(low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
     return (middle + half * node).ravel(), (half * weight).ravel()
 
 
-def _parts(x: np.ndarray) -> list[np.ndarray]:
-    """So many values at a time that the table over y stays small."""
-    return np.array_split(np.asarray(x, np.float64), max(1, -(-len(x) // 256)))
+@partial(jax.jit, static_argnums=0)
+def _averaged(
+    energy: Callable[[Params, Array], Array], kT: float, x: Array, y: Array, width: Array
+) -> tuple[Array, Array, Array]:
+    """PMF, mean force and its variance (n,) each, from nodes y with weights."""
 
+    def at(place: Array) -> tuple[Array, Array, Array]:
+        def along(u: Array) -> Array:
+            return energy({}, jnp.stack([jnp.full_like(y, u), y, jnp.zeros_like(y)], axis=1))
 
-def _at(
-    energy: Callable[[Params, Array], Array], kT: float, x: np.ndarray, y: np.ndarray, width: np.ndarray
-) -> np.ndarray:
-    """PMF, mean force and its variance, (3, n)."""
-    with jax.enable_x64(True):
-        positions = jnp.asarray(plane(np.repeat(x, len(y)), np.tile(y, len(x))))
-        v, pull = jax.vjp(lambda r: energy({}, r), positions)
-        force = -np.asarray(pull(jnp.ones_like(v))[0][:, 0]).reshape(len(x), -1)
-    v = np.asarray(v).reshape(len(x), -1) / kT
-    lowest = v.min(axis=1, keepdims=True)
-    p = width * np.exp(lowest - v)
-    total = p.sum(axis=1, keepdims=True)
-    pmf = kT * (lowest - np.log(total))[:, 0]
-    p = p / total
-    mean = (p * force).sum(axis=1)
-    return np.stack([pmf, mean, (p * (force - mean[:, None]) ** 2).sum(axis=1)])
+        v, slope = jax.jvp(along, (place,), (jnp.ones_like(place),))
+        logs = jnp.log(width) - v / kT
+        p = jax.nn.softmax(logs)
+        mean = -jnp.sum(p * slope)
+        return -kT * jax.nn.logsumexp(logs), mean, jnp.sum(p * (slope + mean) ** 2)
+
+    return jax.lax.map(at, x, batch_size=64)
 
 
 def normalised(energy: Float[np.ndarray, " n"], width: Float[np.ndarray, " n"], kT: float) -> np.ndarray:

@@ -27,6 +27,7 @@ from cgrefine.toy.fitting import (
     noise_floor,
     solved,
     trained,
+    trials,
 )
 from cgrefine.toy.potentials import EDGE_A, POTENTIALS, Y_FAR_A, Known, Truth, plane
 from cgrefine.toy.refinement import (
@@ -41,7 +42,7 @@ from cgrefine.toy.refinement import (
 )
 from cgrefine.toy.samples import Points, halves, langevin, sets, uniform
 
-HISTOGRAM = Bins(-EDGE_A, EDGE_A, 50)
+HISTOGRAM = Bins(-EDGE_A, EDGE_A, 40)
 """Of x in simulation."""
 
 GROUPS = 20
@@ -170,6 +171,7 @@ def studied(case: ToyCase, cfg: Toy, say: Say) -> CaseResult:
     """All models of a case, and simulations of one of them."""
     truth, points = truth_of(case, cfg), points_of(case, cfg)
     at, data = grid(truth), sets(points)
+    linear = {form: trials(form, points, at.x) for form in {"spline", *case.models} & set(models.LINEAR)}
     entries = []
     for form in case.models:
         count = cfg.members if form == case.simulated else 1
@@ -181,13 +183,21 @@ def studied(case: ToyCase, cfg: Toy, say: Say) -> CaseResult:
                 settings = cfg.train.model_copy(update={"seed": seed})
                 fit = trained(term_of(form, cfg), data, settings, cfg.wall_kcal_mol_A2)
             else:
-                fit = solved(form, points)
+                fit = solved(linear[form], points)
             force = force_of(fit.term, fit.params, at.x)
             found.append(Member(seed, fit, force, at.score(force)))
         mean, spread = mean_and_spread([m.force for m in found])
         entries.append(Entry(form, found, at.score(mean), spread, time.perf_counter() - begin))
     result = CaseResult(
-        case, truth, points, at, noise_floor(points, at), entries, truth.histogram(HISTOGRAM), [], []
+        case,
+        truth,
+        points,
+        at,
+        noise_floor(linear["spline"], points, at),
+        entries,
+        truth.histogram(HISTOGRAM),
+        [],
+        [],
     )
     if result.simulated is None:
         return result
