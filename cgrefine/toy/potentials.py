@@ -116,7 +116,7 @@ def nodes(low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
 
 @partial(jax.jit, static_argnums=0)
 def _averaged(
-    energy: Callable[[Params, Array], Array], kT: float, x: Array, y: Array, width: Array
+    energy: Callable[[Params, Array], Array], kT: float | Array, x: Array, y: Array, width: Array
 ) -> tuple[Array, Array, Array]:
     """PMF, mean force and its variance (n,) each, from nodes y with weights."""
 
