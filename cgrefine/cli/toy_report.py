@@ -101,7 +101,7 @@ TABLE = (
 SIMULATED = (
     "Particles in the learned energy, from points of the data. Jensen-Shannon divergence of the histogram of "
     "x from the exact one, in nats, with the spread over groups of replicas; escaped: share of the particles "
-    "that left the domain at any frame. The prior is zero where there are data, so both rows of a seed have "
+    "that left the domain at any frame. The prior is zero where there are data, so both rows of a seed are "
     "the same network."
 )
 REFINEMENT = (

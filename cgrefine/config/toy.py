@@ -19,7 +19,7 @@ class ToyCase(Section):
     potential: uncoupled (forces along x do not depend on y) or coupled (they scatter about their mean).
     sampling: uniform on the square, or langevin at sampling_kT_kcal_mol; weighted for toy.kT_kcal_mol.
     models: forms, each trained once; simulated: the one of them that is trained with toy.members seeds, and
-    simulated with and without the prior.
+    simulated with the prior, and the first of them without.
     """
 
     name: str

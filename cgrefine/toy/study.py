@@ -89,7 +89,8 @@ class Simulated(NamedTuple):
 
 
 class CaseResult(NamedTuple):
-    """One case. exact (size,): histogram of x; confined, free: simulations with the prior and without."""
+    """One case. exact (size,): histogram of x; confined: simulations of all members with the prior; free: of
+    the first without."""
 
     case: ToyCase
     truth: Truth
@@ -201,9 +202,10 @@ def studied(case: ToyCase, cfg: Toy, say: Say) -> CaseResult:
     )
     if result.simulated is None:
         return result
-    for member in result.simulated.members:
-        say(f"{case.name}: simulating seed {member.seed}")
-        for confined, into in ((True, result.confined), (False, result.free)):
+    members = result.simulated.members
+    for into, chosen, confined in ((result.confined, members, True), (result.free, members[:1], False)):
+        for member in chosen:
+            say(f"{case.name}: simulating seed {member.seed}, {'with' if confined else 'without'} prior")
             into.append(simulated(member, points, result.exact, cfg, confined))
     return result
 
