@@ -1,4 +1,4 @@
-"""One form of energy function, and the four kinds of term that have it.
+"""One form of energy function, and the five kinds of term that have it.
 
     bead_energies(params, positions (n, 3), system, neighbors) -> (n,) kcal/mol
 
@@ -8,7 +8,8 @@ Padded beads give exactly zero energy and zero force, whatever stands in their p
   PairTerm     a scalar function of one distance and two species, from a sequence separation on:
                leaves as a native LAMMPS pair style;
   NetworkTerm  a many-body function of bead types and edge vectors: leaves as StableHLO;
-  ProgramTerm  a compiled function like a network that gives its own forces: what came as StableHLO.
+  ProgramTerm  a compiled function like a network that gives its own forces: what came as StableHLO;
+  FieldTerm    a scalar function of the position of one bead: for particles in a potential, leaves nowhere.
 The scalar functions are the single source for energies in JAX and for the tables LAMMPS reads.
 """
 
@@ -208,7 +209,33 @@ def _by_program_backward(evaluate, forces, cotangent):
 
 _by_program.defvjp(_by_program_forward, _by_program_backward)
 
-Term = BondedTerm | PairTerm | NetworkTerm | ProgramTerm
+
+def _nothing(key: Array) -> Params:
+    return {}
+
+
+@dataclass(frozen=True)
+class FieldTerm:
+    """A sum over beads of scalar(params, positions (n, 3) Å) -> (n,) kcal/mol, each bead by itself.
+
+    A potential in space that particles move in: neither translations nor rotations leave it as it is, so no
+    molecule has one. `init(key)` makes the parameters of one that is fitted.
+    """
+
+    name: str
+    scalar: Callable[[Params, Array], Array]
+    init: Callable[[Array], Params] = _nothing
+    cutoff_A: float = 0.0
+
+    def __call__(self, params, positions, system, neighbors):
+        """Energy of each bead, (n,) kcal/mol."""
+        x = _unpadded(positions, system)
+        return jnp.where(jnp.asarray(system.bead_mask), self.scalar(params, x), 0.0)
+
+
+Term = BondedTerm | PairTerm | NetworkTerm | ProgramTerm | FieldTerm
+Fitted = NetworkTerm | FieldTerm
+"""Terms that make the parameters which force matching begins with."""
 
 
 def _unpadded(positions: Float[AnyArray, "beads 3"], system: System) -> Float[Array, "beads 3"]:

@@ -1,6 +1,7 @@
 """Imports run one way: foundation ← data, observables, sim ← fm, boltzmann, export ← report, interop ← cli.
 
-`interop` reads `fm`, `data` and `export`."""
+`interop` reads `fm`, `data` and `export`. `toy`, a worked example, reads all up to `boltzmann`; only `cli`
+reads it."""
 
 import ast
 from pathlib import Path
@@ -23,9 +24,10 @@ ALLOWED = {
     "boltzmann": FOUNDATION | {"boltzmann", "sim", "observables"},
     "export": FOUNDATION | {"export"},
     "interop": FOUNDATION | {"interop", "fm", "data", "export"},
+    "toy": FOUNDATION | {"toy", "data", "observables", "sim", "fm", "boltzmann"},
     "report": FOUNDATION | {"report"},
     "cli": FOUNDATION
-    | {"cli", "data", "observables", "sim", "fm", "boltzmann", "export", "interop", "report"},
+    | {"cli", "data", "observables", "sim", "fm", "boltzmann", "export", "interop", "report", "toy"},
 }
 
 

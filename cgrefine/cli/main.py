@@ -110,7 +110,14 @@ STAGES = {
         "export/, train/ or refine/, prepare/; or a bundle and a PDB file",
         "files/ (data, tables, input script), the LAMMPS log, forces, report.html",
     ),
+    "toy": (
+        "The whole method on a particle in a plane whose mean force is known: fits, priors, refinement.",
+        "the section toy of the config",
+        "table.csv, curves.npz, figures, report.html",
+    ),
 }
+EXAMPLES = {"toy": "cgrefine toy configs/cgnet_2d.yaml --out runs"}
+"""Of commands for which the quickstart is none."""
 
 
 @app.command(
@@ -333,7 +340,7 @@ def _stage_command(name: str) -> Callable[..., None]:
     chosen.__name__ = name
     epilog = (
         f"Input: {reads}. Output: OUT/{name}/ with {writes}, metrics.json, provenance.json, config.yaml. "
-        f"Example: cgrefine {name} configs/quickstart.yaml --out runs/quickstart"
+        f"Example: {EXAMPLES.get(name, f'cgrefine {name} configs/quickstart.yaml --out runs/quickstart')}"
     )
     return app.command(name, epilog=epilog)(chosen)
 

@@ -56,7 +56,10 @@ CHAIN = (
         "lammps", ("lammps",), ("prepare", "train", "export"), ("max_force_error_kcal_mol_A", "us_per_step")
     ),
 )
-BY_NAME = {spec.name: spec for spec in CHAIN}
+ALONE = (Spec("toy", ("toy",), (), ("refinement.right_before", "refinement.right_after")),)
+"""Stages that no chain has: they read nothing, and nothing reads them."""
+
+BY_NAME = {spec.name: spec for spec in (*CHAIN, *ALONE)}
 OF_REFINEMENT = frozenset({"refine", "audit_refined"})
 """Stages that the chain leaves out without the section `refine`."""
 
@@ -301,6 +304,7 @@ def _seed(config: Config, name: str) -> int | None:
         "refine": config.refine,
         "audit_refined": config.sim,
         "lammps": config.lammps,
+        "toy": config.toy,
     }
     chosen = section.get(name)
     return None if chosen is None else chosen.seed

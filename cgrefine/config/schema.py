@@ -8,6 +8,7 @@ from cgrefine.config.data import Cluster, Data, ForceMap, Loader, Store
 from cgrefine.config.priors import Priors
 from cgrefine.config.refining import Refine
 from cgrefine.config.running import Ablate, Audit, Export, Lammps, Observables, Sim
+from cgrefine.config.toy import Toy
 from cgrefine.config.training import Model, Train
 
 
@@ -29,3 +30,4 @@ class Config(Section):
     export: Export = Export()
     lammps: Lammps = Lammps()
     ablate: Ablate = Ablate()
+    toy: Toy | None = None

@@ -192,7 +192,8 @@ class FrameSource:
         if not usable and decoy < 0:
             forces, weight = np.zeros_like(x), 0.0
         edges = frame_edges(x, self.frames.cutoff_A)
-        return Item(row, index, frame, x, forces, *edges, weight, decoy >= 0, temperature_K, energy)
+        own = None if domain.weights is None else domain.weights[frame]
+        return Item(row, index, frame, x, forces, *edges, weight, decoy >= 0, temperature_K, energy, own)
 
     def packed(self, items: list[Item], budget: Budget) -> Packed:
         """The batch of these items."""

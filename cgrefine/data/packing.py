@@ -40,7 +40,8 @@ class Item(NamedTuple):
 
     positions, forces (n, 3) float32; senders, receivers (e,) int32; weight: of its beads in the loss;
     decoy: a noisy copy, forces are zero; temperature_K: of its run. energy: kcal/mol from the mean of its
-    domain, NaN when there is none that belongs to these positions.
+    domain, NaN when there is none that belongs to these positions. bead_weights (n,): times `weight`, None
+    for 1 each.
     """
 
     row: int
@@ -54,6 +55,7 @@ class Item(NamedTuple):
     decoy: bool
     temperature_K: float
     energy: float
+    bead_weights: np.ndarray | None = None
 
     @property
     def n_beads(self) -> int:
@@ -202,6 +204,9 @@ def make_batch(
     n = len(decoys)
     weight, decoy = np.zeros(budget.beads, np.float32), np.zeros(budget.beads, bool)
     weight[:n] = np.repeat([item.weight for item in items], counts)
+    if any(item.bead_weights is not None for item in items):
+        own = [np.ones(item.n_beads) if item.bead_weights is None else item.bead_weights for item in items]
+        weight[:n] *= np.concatenate(own)
     if residue_weights is not None:
         weight[:n] *= residue_weights[system.species[:n]]
     decoy[:n] = decoys

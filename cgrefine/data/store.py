@@ -69,6 +69,7 @@ class Domain:
     resid: residue numbers of the source as pairs (first, count) of consecutive ones.
     positions (f, n, 3) Å, forces (f, n, 3) kcal/mol/Å: Frames on disk, or arrays in memory; float32.
     energies (f,) kcal/mol, float32, from their mean: of data that have them, else None.
+    weights (f, n): of beads in the loss, above 0, of reweighted sampling in memory; None: all 1.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Domain:
     forces: Frames | np.ndarray
     segments: Segments
     energies: Frames | np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     @property
     def n_frames(self) -> int:
@@ -149,7 +151,13 @@ class Dataset:
 
 
 def in_memory(name: str, topology: Topology, arrays: Mapping[str, np.ndarray]) -> Domain:
-    """A domain that is not on disk. arrays: those of `write_domain`."""
+    """A domain that is not on disk. arrays: those of `write_domain`; and weights (f, n), see Domain.
+
+    Raises ValueError on weights that are not above 0: weight 0 marks frames whose forces are not finite.
+    """
+    weights = arrays.get("weights")
+    if weights is not None and not np.all(np.asarray(weights) > 0.0):
+        raise ValueError(f"domain {name}: a weight is {np.min(weights):g}, must be above 0")
     return Domain(
         name=name,
         **_chain(topology),
@@ -157,6 +165,7 @@ def in_memory(name: str, topology: Topology, arrays: Mapping[str, np.ndarray]) -
         forces=np.asarray(arrays["forces"], np.float32),
         segments=segments_of(*(np.asarray(arrays[key]) for key in PER_FRAME)),
         energies=_from_mean(arrays["energies"]) if "energies" in arrays else None,
+        weights=None if weights is None else np.asarray(weights, np.float32),
     )
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from cgrefine import energy
 from cgrefine.data.packing import Batch
-from cgrefine.energy import BeadEnergies, NetworkTerm, Params
+from cgrefine.energy import BeadEnergies, Fitted, Params
 from cgrefine.fm.priors.parameters import mean_square
 
 
@@ -98,7 +98,7 @@ class Predicted(NamedTuple):
 
 
 def predicted(
-    network: NetworkTerm, prior: BeadEnergies, params: Params, prior_params: Params, batch: Batch
+    network: Fitted, prior: BeadEnergies, params: Params, prior_params: Params, batch: Batch
 ) -> Predicted:
     """Energies come with the forces: the gradient of a loss of both costs hardly more than that of forces."""
     at = (jnp.asarray(batch.positions), batch.system, batch.neighbors)

@@ -18,7 +18,7 @@ from jaxtyping import Array
 
 from cgrefine.config.training import Optimisation, Train
 from cgrefine.data.packing import Batch
-from cgrefine.energy import NetworkTerm, Params, SumOfTerms
+from cgrefine.energy import Fitted, Params, SumOfTerms
 from cgrefine.fm import loss, optimizers
 from cgrefine.fm.devices import AXIS, EVERYWHERE, SHARED, on_all
 from cgrefine.fm.loss import Sums
@@ -98,7 +98,7 @@ class Matching:
     rate: the learning rate by update.
     """
 
-    network: NetworkTerm
+    network: Fitted
     prior: SumOfTerms
     settings: Train
     optimisation: Optimisation

@@ -23,7 +23,7 @@ from cgrefine.config.training import Optimisation, Train
 from cgrefine.data.frames import FrameSet
 from cgrefine.data.loader import Decoys, Noising, Reading, Recipe
 from cgrefine.data.packing import Budget, budget_for, estimated_batches
-from cgrefine.energy import NetworkTerm, Params, SumOfTerms
+from cgrefine.energy import Fitted, Params, SumOfTerms
 from cgrefine.errors import InputError
 from cgrefine.fm import lanes, optimizers
 from cgrefine.fm.clock import Clock
@@ -122,7 +122,7 @@ class Event:
 class Task:
     """What is fitted to what. scaling: given when the priors are trained as well, see `parts`."""
 
-    network: NetworkTerm
+    network: Fitted
     prior: SumOfTerms
     prior_params: Params
     training: FrameSet

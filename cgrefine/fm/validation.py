@@ -13,7 +13,7 @@ from cgrefine import energy
 from cgrefine.data.frames import FrameSet
 from cgrefine.data.loader import Reading, each, sweep
 from cgrefine.data.packing import Batch, Budget, slim
-from cgrefine.energy import NetworkTerm, Params, SumOfTerms
+from cgrefine.energy import Fitted, Params, SumOfTerms
 from cgrefine.fm import loss
 
 
@@ -26,7 +26,7 @@ class ForceErrors(NamedTuple):
 
 
 def validator(
-    network: NetworkTerm, prior: SumOfTerms, frames: FrameSet, budget: Budget, reading: Reading
+    network: Fitted, prior: SumOfTerms, frames: FrameSet, budget: Budget, reading: Reading
 ) -> Callable[[Params, Params], ForceErrors]:
     """measure(params, prior_params) -> ForceErrors over all the frames, compiled once.
 
