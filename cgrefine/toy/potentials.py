@@ -8,7 +8,7 @@ Wang, Olsson, Wehmeyer, Pérez, Charron, de Fabritiis, Noé & Clementi, ACS Cent
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ Y_FAR_A = 30.0
 """Beyond it in y the coupled potential is above 40 kcal/mol."""
 
 
-def _quartic(x: Array) -> Array:
+def _quartic(x: Any) -> Any:
     return (x - 4.0) * (x - 2.0) * (x + 2.0) * (x + 3.0) / 50.0
 
 

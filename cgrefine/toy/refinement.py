@@ -24,7 +24,7 @@ from cgrefine.boltzmann.targets import Target
 from cgrefine.boltzmann.weights import uniform_weights
 from cgrefine.boltzmann.windows import Molecule, Pack, Simulator, Window
 from cgrefine.config.refining import Refine
-from cgrefine.energy import Params, SumOfTerms
+from cgrefine.energy import FieldTerm, Params, SumOfTerms
 from cgrefine.fm.minibatches import Minibatches
 from cgrefine.observables.histogram import Bins
 from cgrefine.observables.structure import Observable, scalar_histogram, valuer
@@ -63,7 +63,8 @@ def known(model: SumOfTerms, params: Params, kT: float) -> Known:
 
 def _energies(model: SumOfTerms, params: Params, x: Array) -> Array:
     positions = jnp.stack([x, jnp.zeros_like(x), jnp.zeros_like(x)], axis=1)
-    parts = [t.scalar(params[t.name], positions) for t in model.terms]  # pyright: ignore[reportAttributeAccessIssue] - all are FieldTerms
+    fields = [t for t in model.terms if isinstance(t, FieldTerm)]  # all of them
+    parts = [t.scalar(params[t.name], positions) for t in fields]
     return jnp.sum(jnp.stack(parts), axis=0)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cgrefine.energy import FieldTerm
 from cgrefine.toy import models
 from cgrefine.toy.fitting import force_of
 from cgrefine.toy.potentials import EDGE_A, plane
@@ -87,6 +88,7 @@ def test_a_direct_force_is_matched_without_an_energy():
 def test_the_prior_is_zero_on_data_and_harmonic_beyond():
     (term,) = models.wall(50.0).terms
     x = np.array([-EDGE_A, 0.0, EDGE_A, EDGE_A + 0.2, -EDGE_A - 0.4])
+    assert isinstance(term, FieldTerm)
     params = models.wall_params(50.0)["wall"]
     assert energy(term, params, x) == pytest.approx(np.array([0.0, 0.0, 0.0, 1.0, 4.0]))
     assert force_of(term, params, x) == pytest.approx(np.array([0.0, 0.0, 0.0, -10.0, 20.0]))

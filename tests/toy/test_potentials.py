@@ -12,15 +12,22 @@ PLACES = np.array([-4.7, -2.6, -0.3, 1.9, 3.1, 4.9])
 NAMES = ["uncoupled", "coupled"]
 
 
+def value(name: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The potential at (x, y), in the precision of both."""
+    with jax.enable_x64(True):
+        return np.asarray(POTENTIALS[name].scalar({}, jnp.asarray(plane(x, y))))
+
+
 def by_trapezoid(name: str, kT: float, reach: float, x: float) -> tuple[float, float, float]:
     """PMF, mean force and variance at x from 40,001 equal steps in y and differences of the energy in x."""
     y, h = np.linspace(-reach, reach, 40_001), 1e-5
-    v = {s: np.asarray(POTENTIALS[name].scalar({}, plane(np.full_like(y, x + s * h), y))) for s in (-1, 0, 1)}
+    v = {s: np.asarray(value(name, np.full_like(y, x + s * h), y)) for s in (-1, 0, 1)}
     weight = np.exp(-v[0] / kT)
     force = -(v[1] - v[-1]) / (2.0 * h)
     total = np.trapezoid(weight, y)
     mean = np.trapezoid(weight * force, y) / total
-    return -kT * np.log(total), mean, np.trapezoid(weight * (force - mean) ** 2, y) / total
+    variance = np.trapezoid(weight * (force - mean) ** 2, y) / total
+    return float(-kT * np.log(total)), float(mean), float(variance)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -43,7 +50,7 @@ def test_the_mean_force_is_minus_the_slope_of_the_pmf(name):
 
 def test_without_coupling_the_pmf_is_the_potential_along_x():
     pmf, _, variance = Truth(POTENTIALS["uncoupled"], 1.0, EDGE_A).conditional(PLACES)
-    v = np.asarray(POTENTIALS["uncoupled"].scalar({}, plane(PLACES, 0.0 * PLACES)))
+    v = value("uncoupled", PLACES, 0.0 * PLACES)
     assert pmf - v == pytest.approx(np.full(6, pmf[0] - v[0]), abs=1e-10)
     assert variance == pytest.approx(np.zeros(6), abs=1e-12)
 
@@ -79,7 +86,8 @@ def test_a_field_acts_on_real_beads_alone():
     from cgrefine.neighbors import Neighbors
     from cgrefine.system import Capacity, pack, topology_from_species
 
-    none = Neighbors(*(np.zeros(0, np.int32),) * 2, np.zeros(0, bool), np.asarray(False))
+    index = np.zeros(0, np.int32)
+    none = Neighbors(index, index, np.zeros(0, bool), np.asarray(False))
     system = pack([topology_from_species([0])] * 2, Capacity(3, 3, 1, 1, 1))
     x = jnp.asarray([[1.0, 2.0, 0.0], [0.5, 1.0, 0.0], [jnp.nan, 0.0, 0.0]])
     energies, forces = bead_energies_and_forces(POTENTIALS["coupled"], {}, x, system, none)

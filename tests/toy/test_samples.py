@@ -1,5 +1,6 @@
 """Weights of points make the mean force right at each x; the sets hold every point once, with its weight."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -55,7 +56,9 @@ def test_points_of_hotter_dynamics_are_weighted():
     points = langevin(TILTED, KT, 3.0 * KT, 7000, course, 4)
     assert np.abs(deviations(points)).max() < 4.0
     assert np.abs(deviations(points._replace(weight=np.ones(7000)))).max() > 10.0
-    above = np.asarray(TILTED.scalar({}, np.stack([points.x, points.y, 0 * points.x], 1))) - 0.5 * points.x**2
+    above = (
+        np.asarray(TILTED.scalar({}, jnp.stack([points.x, points.y, 0 * points.x], 1))) - 0.5 * points.x**2
+    )
     too_much = np.exp(-above / KT)
     assert np.abs(deviations(points._replace(weight=too_much))).max() > 6.0
 
