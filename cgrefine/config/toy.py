@@ -49,11 +49,11 @@ class ToyDynamics(Section):
     escape_A: so far beyond the data a particle has left the domain.
     """
 
-    replicas: Annotated[int, Field(ge=20)] = 500
+    replicas: Annotated[int, Field(ge=20)] = 300
     mass_g_mol: Positive = 1.0
     timestep_fs: Positive = 2.5
     friction_per_ps: Positive = 10.0
-    duration_ps: Positive = 10.0
+    duration_ps: Positive = 8.0
     save_every_ps: Positive = 0.2
     burn_in_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.5
     escape_A: Positive = 1.0
@@ -95,13 +95,15 @@ class Toy(Section):
     """The smallest system: see docs/tutorial.md. Energies in kcal/mol, so that kT_kcal_mol: 1 is 503 K.
 
     hidden: widths of the layers of relu, tanh, silu and direct; fourier_hidden, harmonics: of fourier.
-    members: seeds of the simulated model, from train.seed on. wall_kcal_mol_A2: of the confining prior.
+    members: seeds of the simulated model, from train.seed on. side_by_side: fits, and then simulations, that
+    run at a time, as threads: numbers do not depend on it. wall_kcal_mol_A2: of the confining prior.
     """
 
     kT_kcal_mol: Positive = 1.0
     seed: Annotated[int, Field(ge=0)] = 0
     cases: Annotated[list[ToyCase], Field(min_length=1)]
-    members: Annotated[int, Field(ge=1)] = 3
+    members: Count = 3
+    side_by_side: Count = 2
     hidden: Annotated[list[Count], Field(min_length=1)] = [64, 64]
     fourier_hidden: Annotated[list[Count], Field(min_length=1)] = [32]
     harmonics: Count = 130

@@ -1,8 +1,10 @@
 """What `cgrefine toy` does with a case: points, models, simulation with and without the prior, refinement."""
 
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -56,17 +58,22 @@ class Member(NamedTuple):
     fit: Fit
     force: np.ndarray
     score: Score
+    seconds: float
 
 
 class Entry(NamedTuple):
     """A form and its members. mean: the score of the mean of their forces; spread (g,): standard deviation
-    of their forces; seconds: of all."""
+    of their forces."""
 
     form: ToyForm
     members: list[Member]
     mean: Score
     spread: np.ndarray
-    seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Of all members."""
+        return sum(m.seconds for m in self.members)
 
     def worst(self, name: str) -> float:
         """The largest of a score over the members."""
@@ -173,41 +180,56 @@ def studied(case: ToyCase, cfg: Toy, say: Say) -> CaseResult:
     truth, points = truth_of(case, cfg), points_of(case, cfg)
     at, data = grid(truth), sets(points)
     linear = {form: trials(form, points, at.x) for form in {"spline", *case.models} & set(models.LINEAR)}
+
+    def member(form: ToyForm, seed: int) -> Member:
+        begin = time.perf_counter()
+        if form in NETWORKS:
+            settings = cfg.train.model_copy(update={"seed": seed})
+            fit = trained(term_of(form, cfg), data, settings, cfg.wall_kcal_mol_A2)
+        else:
+            fit = solved(linear[form], points)
+        force = force_of(fit.term, fit.params, at.x)
+        score, seconds = at.score(force), time.perf_counter() - begin
+        say(
+            f"{case.name}: {form}, seed {seed}: PMF RMSE {score.pmf_rmse:.3g} kcal/mol, force error "
+            f"{score.force_error:.2%} of the variance, {seconds:.0f} s"
+        )
+        return Member(seed, fit, force, score, seconds)
+
+    first = cfg.train.seed
+    seeds = {
+        form: range(first, first + (cfg.members if form == case.simulated else 1)) for form in case.models
+    }
+    found = _side_by_side(cfg, [partial(member, form, seed) for form in seeds for seed in seeds[form]])
     entries = []
     for form in case.models:
-        count = cfg.members if form == case.simulated else 1
-        begin = time.perf_counter()
-        found = []
-        for seed in range(cfg.train.seed, cfg.train.seed + count):
-            say(f"{case.name}: {form}, seed {seed}")
-            if form in NETWORKS:
-                settings = cfg.train.model_copy(update={"seed": seed})
-                fit = trained(term_of(form, cfg), data, settings, cfg.wall_kcal_mol_A2)
-            else:
-                fit = solved(linear[form], points)
-            force = force_of(fit.term, fit.params, at.x)
-            found.append(Member(seed, fit, force, at.score(force)))
-        mean, spread = mean_and_spread([m.force for m in found])
-        entries.append(Entry(form, found, at.score(mean), spread, time.perf_counter() - begin))
-    result = CaseResult(
-        case,
-        truth,
-        points,
-        at,
-        noise_floor(linear["spline"], points, at),
-        entries,
-        truth.histogram(HISTOGRAM),
-        [],
-        [],
-    )
+        mine, found = found[: len(seeds[form])], found[len(seeds[form]) :]
+        mean, spread = mean_and_spread([m.force for m in mine])
+        entries.append(Entry(form, mine, at.score(mean), spread))
+    floor, exact = noise_floor(linear["spline"], points, at), truth.histogram(HISTOGRAM)
+    result = CaseResult(case, truth, points, at, floor, entries, exact, [], [])
     if result.simulated is None:
         return result
     members = result.simulated.members
-    for into, chosen, confined in ((result.confined, members, True), (result.free, members[:1], False)):
-        for member in chosen:
-            say(f"{case.name}: simulating seed {member.seed}, {'with' if confined else 'without'} prior")
-            into.append(simulated(member, points, result.exact, cfg, confined))
-    return result
+
+    def in_simulation(one: Member, confined: bool) -> Simulated:
+        run = simulated(one, points, exact, cfg, confined)
+        prior = "with" if confined else "without"
+        say(f"{case.name}: seed {one.seed} {prior} prior: divergence {run.divergence:.4f} nats")
+        return run
+
+    tasks = [partial(in_simulation, one, True) for one in members]
+    *confined, free = _side_by_side(cfg, [*tasks, partial(in_simulation, members[0], False)])
+    return result._replace(confined=confined, free=[free])
+
+
+T = TypeVar("T")
+
+
+def _side_by_side(cfg: Toy, tasks: Sequence[Callable[[], T]]) -> list[T]:
+    """Their results in order: programs for one particle leave most of a processor's cores idle."""
+    with ThreadPoolExecutor(cfg.side_by_side) as threads:
+        return [done.result() for done in [threads.submit(task) for task in tasks]]
 
 
 def simulated(member: Member, points: Points, exact: np.ndarray, cfg: Toy, confined: bool) -> Simulated:
