@@ -12,8 +12,7 @@ from cgrefine.toy.potentials import EDGE_A, plane
 
 X = np.array([-4.9, -2.3, 0.15, 3.3, 4.8])
 FORMS = {
-    "tanh": models.network("tanh", (5, 4)),
-    "silu": models.network("silu", (5,)),
+    "silu": models.network("silu", (5, 4)),
     "fourier": models.network("silu", (6,), harmonics=3),
     "spline": models.spline(9),
     "polynomial": models.polynomial(4),
@@ -21,12 +20,13 @@ FORMS = {
 
 
 def some(term, seed=0):
-    params = term.init(jax.random.key(seed))
-    return jax.tree.map(lambda leaf: leaf + jax.random.normal(jax.random.key(1), leaf.shape), params)
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(term.init, jax.random.key(0))
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
 
 
 def energy(term, params, x):
-    return np.asarray(term.scalar(params, jnp.asarray(plane(x, 0.0 * x))))
+    return np.asarray(jax.jit(term.scalar)(params, plane(x, 0.0 * x)))
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -56,10 +56,10 @@ def loss_gradient(term, params):
         force = -jax.grad(lambda r: jnp.sum(term.scalar(p, r)))(positions)[:, 0]
         return jnp.mean((force - X) ** 2)
 
-    return jax.grad(loss)(params)
+    return jax.jit(jax.grad(loss))(params)
 
 
-@pytest.mark.parametrize(("name", "moves"), [("relu", False), ("tanh", True), ("silu", True)])
+@pytest.mark.parametrize(("name", "moves"), [("relu", False), ("silu", True)])
 def test_forces_tell_a_relu_nothing_of_its_kinks(name, moves):
     """Its force is constant between kinks, so the biases, which say where these are, have no gradient."""
     term = models.network(name, (7, 6))
@@ -78,7 +78,7 @@ def test_a_direct_force_is_matched_without_an_energy():
     assert force_of(term, params, X) == pytest.approx(energy(twin, params, X))
     assert not energy(term, params, X).any()
     positions = jnp.asarray(plane(X, 0.0 * X))
-    expected = jax.grad(lambda p: jnp.mean((twin.scalar(p, positions) - X) ** 2))(params)
+    expected = jax.jit(jax.grad(lambda p: jnp.mean((twin.scalar(p, positions) - X) ** 2)))(params)
     for one, other in zip(
         jax.tree.leaves(loss_gradient(term, params)), jax.tree.leaves(expected), strict=True
     ):
