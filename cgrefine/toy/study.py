@@ -197,7 +197,7 @@ def studied(case: ToyCase, cfg: Toy, say: Say) -> CaseResult:
         return Member(seed, fit, force, score, seconds)
 
     first = cfg.train.seed
-    seeds = {
+    seeds: dict[ToyForm, range] = {
         form: range(first, first + (cfg.members if form == case.simulated else 1)) for form in case.models
     }
     found = _side_by_side(cfg, [partial(member, form, seed) for form in seeds for seed in seeds[form]])

@@ -24,7 +24,8 @@ def by_trapezoid(name: str, kT: float, reach: float, x: float) -> tuple[float, f
     force = -(v[1] - v[-1]) / (2.0 * h)
     total = np.trapezoid(weight, y)
     mean = np.trapezoid(weight * force, y) / total
-    return -kT * np.log(total), mean, np.trapezoid(weight * (force - mean) ** 2, y) / total
+    variance = np.trapezoid(weight * (force - mean) ** 2, y) / total
+    return float(-kT * np.log(total)), float(mean), float(variance)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,7 +84,8 @@ def test_a_field_acts_on_real_beads_alone():
     from cgrefine.neighbors import Neighbors
     from cgrefine.system import Capacity, pack, topology_from_species
 
-    none = Neighbors(*(np.zeros(0, np.int32),) * 2, np.zeros(0, bool), np.asarray(False))
+    index = np.zeros(0, np.int32)
+    none = Neighbors(index, index, np.zeros(0, bool), np.asarray(False))
     system = pack([topology_from_species([0])] * 2, Capacity(3, 3, 1, 1, 1))
     x = jnp.asarray([[1.0, 2.0, 0.0], [0.5, 1.0, 0.0], [jnp.nan, 0.0, 0.0]])
     energies, forces = bead_energies_and_forces(POTENTIALS["coupled"], {}, x, system, none)

@@ -26,6 +26,8 @@ CFG = Refine(
     relative_entropy=0.0, strain_weight=0.0, targets=[RefineTarget(observable="x", kind="cdf")], replicas=40
 )
 OBSERVABLE = histogram_of_x(40)
+assert OBSERVABLE.grid is not None
+GRID = OBSERVABLE.grid
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def window_of(problem, frames=20, replicas=1000):
 
 def test_the_exact_gradient_is_that_of_the_histogram(problem):
     """Along one parameter of each layer, by differences of the quadrature."""
-    grid, network = OBSERVABLE.grid, problem.start[models.NAME]
+    grid, network = GRID, problem.start[models.NAME]
     slope = np.random.default_rng(0).normal(size=grid.size)
     histogram, gradient = exact_gradient(problem.model, problem.start, KT, grid, slope)
 
@@ -103,7 +105,7 @@ def test_the_burn_in_is_left_out(problem):
 
 
 def test_the_target_is_met_by_the_exact_histogram(problem):
-    target, grid = problem.target, OBSERVABLE.grid
+    target, grid = problem.target, GRID
     assert target.kind == "cdf" and target.mean.sum() == pytest.approx(1.0)
     assert target.value(target.mean) == pytest.approx(0.0, abs=1e-12)
     assert grid.centres[np.argmax(target.mean[1:-1])] == pytest.approx(3.125)
