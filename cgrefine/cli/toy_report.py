@@ -7,7 +7,6 @@ import numpy as np
 
 from cgrefine.artifacts import Stage
 from cgrefine.config.toy import Toy
-from cgrefine.energy import FieldTerm
 from cgrefine.observables.histogram import density
 from cgrefine.report.page import Section, Table, save_plots, write_page
 from cgrefine.report.plot import Axis, Band, Histogram, Level, Line, Mark, Plot
@@ -207,9 +206,8 @@ def _outside(result: CaseResult, entry: Entry, cfg: Toy) -> Plot:
     inside = np.abs(x) <= EDGE_A
     fit = entry.members[0].fit
     free = np.asarray(fit.term.scalar(fit.params, positions), np.float64)
-    (term,) = wall(cfg.wall_kcal_mol_A2).terms
-    assert isinstance(term, FieldTerm)
-    confining = np.asarray(term.scalar(wall_params(cfg.wall_kcal_mol_A2)["wall"], positions))
+    prior, params = wall(cfg.wall_kcal_mol_A2), wall_params(cfg.wall_kcal_mol_A2)
+    confining = np.asarray(prior.scalar(params["wall"], positions))
     exact = result.truth.conditional(x)[0]
     marks: list[Mark] = [
         Line(x, free + confining - free[inside].mean(), "with prior"),

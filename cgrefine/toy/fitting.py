@@ -17,7 +17,7 @@ from jaxtyping import Array
 from cgrefine.compiling import ONCE
 from cgrefine.config.data import Loader
 from cgrefine.config.training import Train
-from cgrefine.energy import FieldTerm, Params
+from cgrefine.energy import FieldTerm, Params, SumOfTerms
 from cgrefine.fm.train import EpochLog, Task, fit
 from cgrefine.toy import models
 from cgrefine.toy.potentials import EDGE_A, Truth, plane
@@ -43,7 +43,7 @@ def trained(term: FieldTerm, data: Sets, settings: Train, wall_k: float) -> Fit:
 
     The prior acts where there are no points, so that the network is the same with it and without.
     """
-    prior, params = models.wall(wall_k), models.wall_params(wall_k)
+    prior, params = SumOfTerms((models.wall(wall_k),)), models.wall_params(wall_k)
     task = Task(term, prior, params, data.training, data.validation)
     last = deque(fit(task, settings, READING), maxlen=1).pop()
     return Fit(term, last.snapshot().best, last.progress.log, last.progress.best_epoch)

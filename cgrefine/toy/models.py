@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cgrefine.energy import FieldTerm, Params, SumOfTerms
+from cgrefine.energy import FieldTerm, Params
 from cgrefine.fm.priors import forms
 from cgrefine.toy.potentials import EDGE_A
 
@@ -92,13 +92,13 @@ LINEAR: Mapping[str, tuple[Callable[[int], FieldTerm], tuple[int, ...]]] = {
 """Forms that are linear in their coefficients, and the numbers of them that are tried."""
 
 
-def wall(k: float) -> SumOfTerms:
+def wall(k: float) -> FieldTerm:
     """The confining prior ½ k (|x| - EDGE_A)² beyond EDGE_A, k in kcal/mol/Å², and 0 where there are data."""
 
     def energy(params: Params, positions: Array) -> Array:
         return 0.5 * params["k"] * jnp.maximum(jnp.abs(positions[:, 0]) - EDGE_A, 0.0) ** 2
 
-    return SumOfTerms((FieldTerm("wall", energy, lambda key: {"k": jnp.asarray(k)}),))
+    return FieldTerm("wall", energy, lambda key: {"k": jnp.asarray(k)})
 
 
 def wall_params(k: float) -> Params:

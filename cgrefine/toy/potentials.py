@@ -35,13 +35,13 @@ def _quartic(x: Any) -> Any:
 
 def uncoupled(params: Params, positions: Float[AnyArray, "beads 3"]) -> Float[Array, " beads"]:
     """V1 = (x-4)(x+2)(x-2)(x+3)/50 + y²/2 + sin(3(x+5)(x+6))/25: the force along x does not depend on y."""
-    x, y = positions[:, 0], positions[:, 1]
+    x, y = jnp.asarray(positions[:, 0]), jnp.asarray(positions[:, 1])
     return _quartic(x) + y**2 / 2.0 + jnp.sin(3.0 * (x + 5.0) * (x + 6.0)) / 25.0
 
 
 def coupled(params: Params, positions: Float[AnyArray, "beads 3"]) -> Float[Array, " beads"]:
     """V2 = (x-4)(x-2)(x+2)(x+3)/50 + y²/20 + sin(3(x+5)(y-6))/25: forces along x scatter about their mean."""
-    x, y = positions[:, 0], positions[:, 1]
+    x, y = jnp.asarray(positions[:, 0]), jnp.asarray(positions[:, 1])
     return _quartic(x) + y**2 / 20.0 + jnp.sin(3.0 * (x + 5.0) * (y - 6.0)) / 25.0
 
 

@@ -63,8 +63,7 @@ def known(model: SumOfTerms, params: Params, kT: float) -> Known:
 
 def _energies(model: SumOfTerms, params: Params, x: Array) -> Array:
     positions = jnp.stack([x, jnp.zeros_like(x), jnp.zeros_like(x)], axis=1)
-    fields = [t for t in model.terms if isinstance(t, FieldTerm)]  # all of them
-    parts = [t.scalar(params[t.name], positions) for t in fields]
+    parts = [t.scalar(params[t.name], positions) for t in model.terms if isinstance(t, FieldTerm)]
     return jnp.sum(jnp.stack(parts), axis=0)
 
 
@@ -225,8 +224,7 @@ def _along(gradient: Params, exact: Params) -> np.ndarray:
     """Projections of a gradient on the unit vectors of the exact one, and of that of each layer."""
     parts = [(_flat(one), _flat(other)) for one, other in zip(gradient, exact, strict=True)]
     whole = tuple(np.concatenate(side) for side in zip(*parts, strict=True))
-    project: Callable[[np.ndarray, np.ndarray], float] = lambda g, e: float(g @ e / np.linalg.norm(e))  # noqa: E731 - a line that is read in place
-    return np.array([project(*pair) for pair in ((whole[0], whole[1]), *parts)])
+    return np.array([g @ e / np.linalg.norm(e) for g, e in (whole, *parts)])
 
 
 def _flat(tree: Params) -> np.ndarray:

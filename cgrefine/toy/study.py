@@ -200,7 +200,7 @@ def studied(case: ToyCase, cfg: Toy, say: Say) -> CaseResult:
     seeds: dict[ToyForm, range] = {
         form: range(first, first + (cfg.members if form == case.simulated else 1)) for form in case.models
     }
-    found = _side_by_side(cfg, [partial(member, form, seed) for form in seeds for seed in seeds[form]])
+    found = _side_by_side(cfg, [partial(member, form, seed) for form in case.models for seed in seeds[form]])
     entries = []
     for form in case.models:
         mine, found = found[: len(seeds[form])], found[len(seeds[form]) :]
@@ -240,7 +240,7 @@ def simulated(member: Member, points: Points, exact: np.ndarray, cfg: Toy, confi
     term, params = member.fit.term, {models.NAME: member.fit.params}
     model = SumOfTerms((term,))
     if confined:
-        model = SumOfTerms((*models.wall(cfg.wall_kcal_mol_A2).terms, term))
+        model = SumOfTerms((models.wall(cfg.wall_kcal_mol_A2), term))
         params |= models.wall_params(cfg.wall_kcal_mol_A2)
     frames = run(model, params, plane(x, np.zeros_like(x)), cfg.kT_kcal_mol, course, member.seed)[:, :, 0]
     later = settled(frames, course)
@@ -272,7 +272,7 @@ def refinement_of(
     left, _ = halves(result.points, 0.0)
     data, kT = sets(left), cfg.kT_kcal_mol
     fit = trained(term_of(section.form, cfg), data, cfg.train, cfg.wall_kcal_mol_A2)
-    model = SumOfTerms((*models.wall(cfg.wall_kcal_mol_A2).terms, fit.term))
+    model = SumOfTerms((models.wall(cfg.wall_kcal_mol_A2), fit.term))
     start = {**models.wall_params(cfg.wall_kcal_mol_A2), models.NAME: fit.params}
     observable, loop = histogram_of_x(section.bins), section.loop
     target = exact_target(observable, result.truth, loop)

@@ -9,6 +9,7 @@ from cgrefine.toy import fitting, models
 from cgrefine.toy.fitting import Grid, design_of, force_of, noise_floor, pmf_of, solved, trained, trials
 from cgrefine.toy.potentials import EDGE_A, POTENTIALS, Truth
 from cgrefine.toy.samples import Points, sets, uniform
+from tests.toy.test_samples import KT, WAISTED
 
 X = np.linspace(-EDGE_A, EDGE_A, 801)
 
@@ -91,14 +92,13 @@ def test_the_grid_is_the_truth(monkeypatch):
 
 @pytest.mark.stages
 def test_the_trainer_fits_an_energy_and_the_prior_changes_nothing_on_data():
-    """The coupled potential in 25 epochs, bit for bit the same with a prior of another stiffness; and with
-    weights that are not told to it, worse."""
-    potential = POTENTIALS["coupled"]
-    at, points = fitting.grid(Truth(potential, 0.2, EDGE_A)), uniform(potential, 0.2, 4000, 0)
+    """A valley of changing width in 25 epochs, bit for bit the same with a prior of another stiffness; far
+    off when the weights are not told to the trainer."""
+    at, points = fitting.grid(Truth(WAISTED, KT, EDGE_A)), uniform(WAISTED, KT, 4000, 0)
     settings = Train(epochs=25, learning_rate=5e-3, batch_beads=200, decoy_fraction=0.0)
     term = models.network("silu", (32, 32))
     fits = [trained(term, sets(points), settings, k) for k in (50.0, 7.0)]
     assert all(np.array_equal(a, b) for a, b in zip(*(jax.tree.leaves(f.params) for f in fits), strict=True))
     flat = trained(term, sets(points._replace(weight=np.ones(4000))), settings, 50.0)
     errors = [at.score(force_of(term, f.params, at.x)).force_rmse for f in (fits[0], flat)]
-    assert errors[0] < 0.2 and errors[0] < 0.8 * errors[1]
+    assert errors[0] < 0.3 and errors[0] < 0.2 * errors[1]

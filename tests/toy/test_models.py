@@ -86,7 +86,7 @@ def test_a_direct_force_is_matched_without_an_energy():
 
 
 def test_the_prior_is_zero_on_data_and_harmonic_beyond():
-    (term,) = models.wall(50.0).terms
+    term = models.wall(50.0)
     x = np.array([-EDGE_A, 0.0, EDGE_A, EDGE_A + 0.2, -EDGE_A - 0.4])
     assert isinstance(term, FieldTerm)
     params = models.wall_params(50.0)["wall"]

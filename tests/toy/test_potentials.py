@@ -16,7 +16,7 @@ def energy(name: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.asarray(POTENTIALS[name].scalar({}, jnp.asarray(plane(x, y))))
 
 
-def by_trapezoid(name: str, kT: float, reach: float, x: float) -> tuple[float, float, float]:
+def by_trapezoid(name: str, kT: float, reach: float, x: float) -> tuple[float, ...]:
     """PMF, mean force and variance at x from 40,001 equal steps in y and differences of the energy in x."""
     y, h = np.linspace(-reach, reach, 40_001), 1e-5
     v = {s: energy(name, np.full_like(y, x + s * h), y) for s in (-1, 0, 1)}
@@ -24,8 +24,8 @@ def by_trapezoid(name: str, kT: float, reach: float, x: float) -> tuple[float, f
     force = -(v[1] - v[-1]) / (2.0 * h)
     total = np.trapezoid(weight, y)
     mean = np.trapezoid(weight * force, y) / total
-    variance = np.trapezoid(weight * (force - mean) ** 2, y) / total
-    return float(-kT * np.log(total)), float(mean), float(variance)
+    found = (-kT * np.log(total), mean, np.trapezoid(weight * (force - mean) ** 2, y) / total)
+    return tuple(float(value) for value in found)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -81,11 +81,10 @@ def test_places_in_a_histogram_are_those_of_its_edges():
 
 def test_a_field_acts_on_real_beads_alone():
     from cgrefine.energy import bead_energies_and_forces
-    from cgrefine.neighbors import Neighbors
+    from cgrefine.neighbors import padded
     from cgrefine.system import Capacity, pack, topology_from_species
 
-    index = np.zeros(0, np.int32)
-    none = Neighbors(index, index, np.zeros(0, bool), np.asarray(False))
+    none = padded(np.zeros(0, np.int32), np.zeros(0, np.int32), 0)
     system = pack([topology_from_species([0])] * 2, Capacity(3, 3, 1, 1, 1))
     x = jnp.asarray([[1.0, 2.0, 0.0], [0.5, 1.0, 0.0], [jnp.nan, 0.0, 0.0]])
     energies, forces = bead_energies_and_forces(POTENTIALS["coupled"], {}, x, system, none)

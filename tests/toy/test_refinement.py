@@ -8,6 +8,7 @@ import pytest
 
 from cgrefine.config.refining import Refine, RefineTarget
 from cgrefine.energy import SumOfTerms
+from cgrefine.observables.histogram import Bins
 from cgrefine.toy import models
 from cgrefine.toy.dynamics import Course
 from cgrefine.toy.potentials import EDGE_A, POTENTIALS, Truth, binned
@@ -26,15 +27,14 @@ CFG = Refine(
     relative_entropy=0.0, strain_weight=0.0, targets=[RefineTarget(observable="x", kind="cdf")], replicas=40
 )
 OBSERVABLE = histogram_of_x(40)
-assert OBSERVABLE.grid is not None
-GRID = OBSERVABLE.grid
+GRID = Bins(-EDGE_A, EDGE_A, 40)
 
 
 @pytest.fixture(scope="module")
 def problem():
     """A small random network behind the wall, to be refined towards the uncoupled potential."""
     term = models.network("tanh", (8, 8))
-    model = SumOfTerms((*models.wall(50.0).terms, term))
+    model = SumOfTerms((models.wall(50.0), term))
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), term.init(jax.random.key(4)))
     params[-1]["w"] = 2.0 * params[-1]["w"]
     start = {**models.wall_params(50.0), models.NAME: params}
@@ -55,23 +55,23 @@ def window_of(problem, frames=20, replicas=1000):
 
 def test_the_exact_gradient_is_that_of_the_histogram(problem):
     """Along one parameter of each layer, by differences of the quadrature."""
-    grid, network = GRID, problem.start[models.NAME]
-    slope = np.random.default_rng(0).normal(size=grid.size)
-    histogram, gradient = exact_gradient(problem.model, problem.start, KT, grid, slope)
+    network = problem.start[models.NAME]
+    slope = np.random.default_rng(0).normal(size=GRID.size)
+    histogram, gradient = exact_gradient(problem.model, problem.start, KT, GRID, slope)
 
     def value(layer: int, name: str, change: float) -> float:
         moved = [dict(one) for one in network]
         moved[layer][name] = moved[layer][name].copy()
         moved[layer][name].flat[0] += change
         at = known(problem.model, {**problem.start, models.NAME: moved}, KT)
-        return float(slope @ binned(at.x, at.p, grid))
+        return float(slope @ binned(at.x, at.p, GRID))
 
     h = 1e-4
     for layer, name in ((0, "w"), (0, "b"), (1, "w"), (2, "w")):
         expected = (value(layer, name, h) - value(layer, name, -h)) / (2.0 * h)
         assert gradient[layer][name].flat[0] == pytest.approx(expected, rel=1e-5, abs=1e-8)
     at = known(problem.model, problem.start, KT)
-    assert histogram == pytest.approx(binned(at.x, at.p, grid))
+    assert histogram == pytest.approx(binned(at.x, at.p, GRID))
 
 
 def test_the_estimated_gradient_is_the_exact_one(problem):
@@ -105,7 +105,8 @@ def test_the_burn_in_is_left_out(problem):
 
 
 def test_the_target_is_met_by_the_exact_histogram(problem):
-    target, grid = problem.target, GRID
+    target = problem.target
+    assert OBSERVABLE.grid == GRID
     assert target.kind == "cdf" and target.mean.sum() == pytest.approx(1.0)
     assert target.value(target.mean) == pytest.approx(0.0, abs=1e-12)
-    assert grid.centres[np.argmax(target.mean[1:-1])] == pytest.approx(3.125)
+    assert GRID.centres[np.argmax(target.mean[1:-1])] == pytest.approx(3.125)
