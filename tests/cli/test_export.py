@@ -143,7 +143,7 @@ def test_a_bundle_that_fails_is_put_aside(root, tmp_path, monkeypatch):
     """A LAMMPS file that was changed, hash and all: only the forces tell."""
     run = tmp_path / "run"
     shutil.copytree(root / "export", run / "export")
-    data = run / "export" / "bundle" / "lammps" / "in.lammps"
+    data = run / "export" / "bundle" / "lammps" / "model.in"
     text = data.read_text()
     assert "special_bonds lj 0.0" in text
     data.write_text(text.replace("special_bonds lj 0.0", "special_bonds lj 1.0"))

@@ -378,8 +378,8 @@ def test_replicas_are_partitions_with_their_own_noise(bundle, tmp_path):
 def test_a_process_without_any_bead(bundle, tmp_path):
     """The molecule lies in one eighth of a wide box, the first of two processes has none of it."""
     files = moved(bundle.lammps, tmp_path, (0.25, 0.25, 0.25))
-    settings = dataclasses.replace(SETTINGS, steps=100, boundary="p")
-    result = launch(bundle.folder, settings, tmp_path / "run.npz", 2, 240.0, files)
+    settings = dataclasses.replace(SETTINGS, steps=20, boundary="p")
+    result = launch(bundle.folder, settings, tmp_path / "run.npz", 2, 600.0, files)
     assert (result.ranks, result.fewest) == (2, 0)
     check_forces(result)
 
