@@ -176,7 +176,7 @@ def _lammps(loaded: Loaded, path: Path) -> list[Row]:
         try:
             alone = run(replace(bundle, network=None, files=files), settings)
             whole = launch(path, settings, Path(scratch) / "run.npz")
-        except SimulationStopped as error:
+        except (SimulationStopped, InputError) as error:
             return [Row(names[1], str(error), RELATIVE_LIMIT, False)]
     assert alone is not None
     own = force_error(alone.forces[0], np.sum([expected[t.name] for t in priors.terms], axis=0)).max_error
