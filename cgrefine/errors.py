@@ -13,5 +13,9 @@ class Interrupted(RuntimeError):
         self.number = number
 
 
+class SimulationStopped(RuntimeError):
+    """A simulation ended before its time; the message says at which step and why: exit code 1."""
+
+
 class GateError(RuntimeError):
     """A gate or audit that the user asked to enforce (`--strict`) failed: exit code 3."""

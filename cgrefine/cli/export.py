@@ -5,13 +5,16 @@ from pathlib import Path
 from cgrefine.artifacts import Stage, require
 from cgrefine.cli import export_check
 from cgrefine.cli.console import Console
+from cgrefine.cli.export_check import Row
 from cgrefine.cli.force_field import exported_at, final_stage
 from cgrefine.config.schema import Config
 from cgrefine.data.store import open_dataset
 from cgrefine.errors import InputError
 from cgrefine.export.bundle import Bundle, write_bundle
+from cgrefine.export.deploy_files import write_deploy
 from cgrefine.export.loaded import load_model
 from cgrefine.export.sealed import SEAL, check_seal, write_zip
+from cgrefine.fm.forcefield import ForceField
 from cgrefine.fm.priors.terms import prior_terms
 from cgrefine.report.page import Section, Table, write_page
 
@@ -19,9 +22,9 @@ DIGEST = "digest.txt"
 
 
 def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
-    """Write bundle/ (and bundle.zip), digest.txt and report.html; read the bundle back and verify it.
+    """Write bundle/ (and bundle.zip), deploy/, digest.txt and report.html; read them back and verify them.
 
-    Raises InputError when it fails a verification: the stage has no folder then.
+    Raises InputError when one fails a verification: the stage has no folder then.
     """
     force_field = exported_at(final_stage(root, "export", config), config, console)
     dataset = open_dataset(require(root, "prepare", "export"))
@@ -45,6 +48,8 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
         told = "; ".join(f"{row.name}: found {row.found}, limit {row.limit}" for row in failed)
         raise InputError(f"export: the bundle failed its own check ({told})")
     bundle = loaded.bundle
+    if settings.chemtrain_deploy and bundle.network is not None:
+        rows += _deploy(stage.path / export_check.DEPLOY, force_field, bundle, console)
     if settings.zip:
         write_zip(folder, stage.path / "bundle.zip")
     (stage.path / DIGEST).write_text(f"{bundle.digest}\n")
@@ -60,6 +65,17 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
         "Verified", "All of them, LAMMPS too: cgrefine export --check.", export_check.table(rows)
     )
     write_page(stage.path / "report.html", "Bundle", [verified, *_sections(bundle)])
+
+
+def _deploy(folder: Path, force_field: ForceField, bundle: Bundle, console: Console) -> list[Row]:
+    """Files for chemtrain-deploy, of the protein and frames of the bundle."""
+    console.say(f"writing {folder.name}/ for chemtrain-deploy, and running it in two domains")
+    model, params, name = force_field.model, force_field.params, bundle.meta["reference_protein"]
+    try:
+        found = write_deploy(folder, model, params, bundle.topology, bundle.positions, name)
+    except ValueError as error:
+        raise InputError(f"export: {error}; without it: --set export.chemtrain_deploy=false") from error
+    return export_check.deploy_rows(found)
 
 
 def _sections(bundle: Bundle) -> list[Section]:

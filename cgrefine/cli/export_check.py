@@ -11,11 +11,12 @@ import numpy as np
 
 from cgrefine.artifacts import require
 from cgrefine.cli.console import Console
-from cgrefine.errors import GateError, InputError
-from cgrefine.export import fresh, program
+from cgrefine.errors import GateError, InputError, SimulationStopped
+from cgrefine.export import deploy_files, fresh, portable
 from cgrefine.export.bundle import STABLEHLO, TEXT, write_molecule
-from cgrefine.export.lammps_guard import SimulationStopped
-from cgrefine.export.lammps_run import RunSettings, import_lammps, launch, run
+from cgrefine.export.lammps_launch import launch
+from cgrefine.export.lammps_run import import_lammps, run
+from cgrefine.export.lammps_settings import RunSettings
 from cgrefine.export.loaded import Loaded, load_model
 from cgrefine.export.sealed import check_seal
 from cgrefine.export.verify import TermValues, force_error, term_values
@@ -28,6 +29,9 @@ TABLE_LIMIT = 1.0e-4
 """kcal/mol/Å, between the prior terms in LAMMPS and in JAX: tables round the corners of walls."""
 RELATIVE_LIMIT = 1.0e-4
 """Largest force difference over the root mean square force, of the whole model."""
+DEPLOY = "deploy"
+"""Folder of the files for chemtrain-deploy, beside the bundle."""
+DEPLOY_NAME = ".ptb in two domains"
 APART_A = 1.0e3
 ROOM_K = 300.0
 COLUMNS = ("check", "found", "limit", "result")
@@ -123,7 +127,7 @@ def _operations(loaded: Loaded) -> list[Row]:
     if loaded.bundle.network is None:
         return []
     text = (folder / TEXT).read_text()
-    odd, same = program.lint(text), program.text_of((folder / STABLEHLO).read_bytes()) == text
+    odd, same = portable.unreadable(text), portable.read_artifact((folder / STABLEHLO).read_bytes()) == text
     return [
         Row("operations that other consumers lack", ", ".join(odd) or "none", "none", not odd),
         Row("bytes and text of the network", "equal" if same else "differ", "equal", same),
@@ -175,7 +179,7 @@ def _lammps(loaded: Loaded, path: Path) -> list[Row]:
         write_molecule(files, priors, loaded.params, bundle.topology, bundle.positions[0], "priors")
         try:
             alone = run(replace(bundle, network=None, files=files), settings)
-            whole = launch(path, settings, Path(scratch) / "run.npz")
+            (whole,) = launch(path, settings, Path(scratch) / "run.npz")
         except (SimulationStopped, InputError) as error:
             return [Row(names[1], str(error), RELATIVE_LIMIT, False)]
     assert alone is not None
@@ -187,8 +191,36 @@ def _lammps(loaded: Loaded, path: Path) -> list[Row]:
     ]
 
 
+def _chemtrain_deploy(loaded: Loaded, path: Path) -> list[Row]:
+    """The .ptb beside the bundle, in two emulated domains, against the stored reference."""
+    bundle, folder = loaded.bundle, path.parent / DEPLOY
+    if bundle.meta["network"] is None or not folder.is_dir():
+        return []
+    exact = bundle.reference[bundle.meta["network"]["name"]]
+    ends = [0, len(bundle.positions) - 1]
+    at_ends = TermValues(*(values[ends] for values in exact))
+    try:
+        return deploy_rows(deploy_files.check(folder, bundle.topology, bundle.positions[ends], at_ends))
+    except InputError as error:
+        return [Row(DEPLOY_NAME, str(error), deploy_files.TOLERANCE, False)]
+
+
+def deploy_rows(found: deploy_files.DeployCheck) -> list[Row]:
+    """The rows of a check of a .ptb file."""
+    limit = deploy_files.TOLERANCE
+    named = {
+        "newton on, over the rms force": found.newton_on,
+        "newton off, over the rms force": found.newton_off,
+        "energy, kcal/mol a bead": found.energy,
+    }
+    return [Row(f"{DEPLOY_NAME}, {name}", value, limit, value <= limit) for name, value in named.items()]
+
+
 AT_ONCE: tuple[Callable[[Loaded], list[Row]], ...] = (
     _files, _self_test, _native_priors, _operations, _any_size,
 )  # fmt: skip
-IN_OTHER_PROCESSES: tuple[Callable[[Loaded, Path], list[Row]], ...] = (_fresh_process, _lammps)
-"""A verification of another artefact, such as a .ptb file, is one more function here."""
+IN_OTHER_PROCESSES: tuple[Callable[[Loaded, Path], list[Row]], ...] = (
+    _fresh_process,
+    _lammps,
+    _chemtrain_deploy,
+)

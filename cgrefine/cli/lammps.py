@@ -21,9 +21,11 @@ from cgrefine.config.load import from_overrides
 from cgrefine.config.schema import Config
 from cgrefine.data.store import open_dataset
 from cgrefine.energy import SumOfTerms
-from cgrefine.errors import InputError
+from cgrefine.errors import InputError, SimulationStopped
 from cgrefine.export.bundle import read_meta, write_molecule
-from cgrefine.export.lammps_run import RunResult, RunSettings, import_lammps, launch
+from cgrefine.export.lammps_launch import launch
+from cgrefine.export.lammps_run import import_lammps
+from cgrefine.export.lammps_settings import RunResult, RunSettings
 from cgrefine.export.loaded import load_model
 from cgrefine.export.verify import ForceError, model_force_errors
 from cgrefine.fm.priors.terms import prior_terms
@@ -43,7 +45,9 @@ Runs = list[tuple[RunResult, list[ForceError]]]
 def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     """Run serially, and on lammps.ranks processes if more than one; write the runs and report.html.
 
-    Forces are those that acted at step 0 and at the last step, with beads sorted by LAMMPS in between.
+    Forces are those that acted at the first and at the last step, with beads sorted by LAMMPS in between.
+    Beside each run are its log, restart file, trajectory and series. Raises SimulationStopped when a run
+    ends before its time.
     """
     settings = _settings(config)
     folder = require(root, "export", "lammps") / "bundle"
@@ -70,7 +74,8 @@ def run_bundle(
     """Run the protein of a PDB file with a bundle (folder, zip, or a folder that holds one), into OUT/lammps.
 
     overrides: of the sections `lammps` and `sim`; without a temperature it is that of the bundle. Raises
-    InputError on a bundle or PDB file that cannot be used, and where LAMMPS is not installed.
+    InputError on a bundle or PDB file that cannot be used, and where LAMMPS is not installed;
+    SimulationStopped when a run ends before its time.
     """
     import_lammps()
     path = folder_of(path)
@@ -82,6 +87,8 @@ def run_bundle(
     protein = chain(pdb)
     assert protein.positions is not None
     inputs = {"bundle": identity(path), "pdb": file_hash(pdb), "digest": digest or ""}
+    if restart := _settings(config).restart:
+        inputs["restart"] = file_hash(restart)
     fingerprint = fingerprint_of("lammps", {"lammps": config.lammps.model_dump(mode="json")}, inputs)
     if force or complete(out, "lammps") != fingerprint:
         console.say(f"{path}: reading, compiling and testing")
@@ -116,11 +123,27 @@ def _runs(
     settings, runs = _settings(config), []
     for ranks in sorted({1, config.lammps.ranks}):
         steps = settings.steps if ranks == 1 else min(settings.steps, PARALLEL_STEPS)
-        console.say(f"LAMMPS: {steps} steps of {topology.n_beads} beads on {ranks} process(es)")
+        replicas = config.lammps.replicas if ranks == 1 else 1
+        who = f"{replicas} replica(s), {ranks} process(es) each"
+        console.say(f"LAMMPS: {steps} steps of {topology.n_beads} beads, {who}")
         out = stage.path / f"run_{ranks}.npz"
-        result = launch(bundle, replace(settings, steps=steps), out, ranks, files=files)
-        runs.append((result, model_force_errors(model, params, topology, result.positions, result.forces)))
+        chosen = replace(settings, steps=steps, **_written(out, config.lammps.save_every))
+        try:
+            results = launch(bundle, chosen, out, ranks=ranks, replicas=replicas, files=files)
+        except SimulationStopped as error:
+            raise SimulationStopped(f"{error} (log: {out.with_suffix('.log')})") from error
+        runs += [(r, model_force_errors(model, params, topology, r.positions, r.forces)) for r in results]
     return runs
+
+
+def _written(out: Path, save_every: int) -> dict[str, Any]:
+    """The files that a run leaves beside its result, as fields of the settings."""
+    files: dict[str, Any] = {"restart_out": out.with_suffix(".restart")}
+    if save_every:
+        files["series"] = out.with_suffix(".series.txt")
+        files["trajectory"] = out.with_suffix(".lammpstrj")
+        files["sample_every"] = save_every
+    return files
 
 
 def _settings(config: Config) -> RunSettings:
@@ -130,6 +153,8 @@ def _settings(config: Config) -> RunSettings:
         if config.sim is None:
             raise InputError("config: lammps needs lammps.temperature_K or the section `sim`")
         temperature_K = config.sim.temperature_K
+    if lammps.restart is not None and not lammps.restart.is_file():
+        raise InputError(f"lammps.restart: there is no file {lammps.restart}")
     return RunSettings(
         steps=lammps.steps,
         timestep_fs=lammps.timestep_fs,
@@ -138,6 +163,11 @@ def _settings(config: Config) -> RunSettings:
         sort_every=lammps.sort_every,
         sort_bin_A=lammps.sort_bin_A,
         seed=lammps.seed,
+        ensemble=lammps.ensemble,
+        boundary="p" if lammps.boundary == "periodic" else "s",
+        minimize=lammps.minimize,
+        restart=None if lammps.restart is None else lammps.restart.resolve(),
+        restart_every=lammps.restart_every,
     )
 
 
@@ -155,8 +185,8 @@ def _record(stage: Stage, runs: Runs, limit: float) -> None:
     record.metric("us_per_step", serial.us_per_step, "µs")
     record.metric("distinct_orders", serial.distinct_orders)
     record.metric("temperature_K", serial.temperature_K, "K")
-    if len(runs) > 1:
-        parallel, parallel_errors = runs[1]
+    if runs[-1][0].ranks > 1:
+        parallel, parallel_errors = runs[-1]
         record.metric("ranks", parallel.ranks)
         record.metric("us_per_step_parallel", parallel.us_per_step, "µs")
         record.metric("max_force_error_parallel_kcal_mol_A", max(e.max_error for e in parallel_errors), unit)
@@ -164,31 +194,33 @@ def _record(stage: Stage, runs: Runs, limit: float) -> None:
     record.check("relative_force_error", relative <= RELATIVE_LIMIT, relative, RELATIVE_LIMIT)
 
 
+ENSEMBLES = {"langevin": "Langevin", "nvt": "Nosé-Hoover", "nve": "NVE from Maxwell velocities"}
 JAX = "the same model in JAX float64"
 OWN = "the bundle's own terms (priors in float64, the network by its program)"
 
 
 def _sections(settings: RunSettings, runs: Runs, reference: str) -> list[Section]:
     forces = [
-        (result.ranks, step, error.max_error, error.rms, error.relative)
-        for result, errors in runs
+        (run, result.ranks, step, error.max_error, error.rms, error.relative)
+        for run, (result, errors) in enumerate(runs, start=1)
         for step, error in zip(result.steps.tolist(), errors, strict=True)
     ]
     speed = [
-        (result.ranks, result.us_per_step, result.temperature_K, result.distinct_orders) for result, _ in runs
+        (run, r.ranks, r.us_per_step, r.temperature_K, r.distinct_orders)
+        for run, (r, _) in enumerate(runs, start=1)
     ]
     return [
         Section(
             "Forces",
             "LAMMPS (priors from tables in double precision, network in float32) against "
             f"{reference} at the same positions; kcal/mol/Å.",
-            Table(("processes", "step", "largest difference", "rms force", "relative"), forces),
+            Table(("run", "processes", "step", "largest difference", "rms force", "relative"), forces),
         ),
         Section(
             "Runs",
-            f"Langevin at {settings.temperature_K} K, {settings.timestep_fs} fs. Every process evaluates the "
-            "whole network, so more processes are a check, not a speed-up. Bead orders: how many LAMMPS had "
-            "in the first process.",
-            Table(("processes", "µs per step", "mean temperature K", "bead orders"), speed),
+            f"{ENSEMBLES[settings.ensemble]}, {settings.temperature_K} K, {settings.timestep_fs} fs. "
+            "Every process evaluates the whole network, so more processes are a check, not a speed-up. Bead "
+            "orders: how many LAMMPS had in the first process.",
+            Table(("run", "processes", "µs per step", "mean temperature K", "bead orders"), speed),
         ),
     ]

@@ -481,14 +481,18 @@ def compare(
 
 
 def main() -> None:
-    """Entry point: wrong input ends with one sentence and 2, a failed enforced gate with 3."""
-    from cgrefine.errors import GateError, InputError, Interrupted
+    """Entry point: wrong input ends with one sentence and 2, a failed enforced gate with 3, a simulation
+    that another program stopped with 1."""
+    from cgrefine.errors import GateError, InputError, Interrupted, SimulationStopped
 
     try:
         app(prog_name="cgrefine")
     except InputError as error:
         sys.stderr.write(f"cgrefine: {error}\n")
         sys.exit(2)
+    except SimulationStopped as error:
+        sys.stderr.write(f"cgrefine: {error}\n")
+        sys.exit(1)
     except GateError as error:
         sys.stderr.write(f"cgrefine: {error}\n")
         sys.exit(3)

@@ -270,6 +270,7 @@ class Export(Section):
 
     temperature_K: of a network that is conditioned on temperature (default: that of sim). zip: write it as
     bundle.zip besides. stablehlo_target: oldest version of StableHLO that is to read the network.
+    chemtrain_deploy: files for LAMMPS with the plugin of chemtrain besides, where the model has a network.
     """
 
     domain: str | None = None
@@ -277,17 +278,32 @@ class Export(Section):
     reference_frames: Count = 5
     zip: bool = False
     stablehlo_target: str = "1.7.0"
+    chemtrain_deploy: bool = True
 
 
 class Lammps(Section):
-    """The run of the exported bundle in LAMMPS, and its force checks against JAX."""
+    """The run of the exported bundle in LAMMPS, and its force checks against JAX.
+
+    ensemble: langevin, nvt (Nosé-Hoover chains with the period 1/friction) or nve. boundary: periodic in the
+    box of the data file. minimize: largest number of steps before the dynamics. restart: file of an earlier
+    run to go on from; a new one is written at the end, and every restart_every steps (0: only then).
+    save_every: steps between frames of the trajectory and lines of the series (0: none). replicas: that run
+    at once, as partitions of one LAMMPS. ranks: more than 1 for another run that is shared by processes.
+    """
 
     steps: Annotated[int, Field(ge=1)] = 2000
     timestep_fs: Positive = 2.0
     temperature_K: Temperature | None = None
+    ensemble: Literal["langevin", "nvt", "nve"] = "langevin"
     friction_per_ps: Positive = 1.0
+    boundary: Literal["free", "periodic"] = "free"
+    minimize: Annotated[int, Field(ge=0)] = 0
+    restart: Path | None = None
+    restart_every: Annotated[int, Field(ge=0)] = 0
+    save_every: Annotated[int, Field(ge=0)] = 100
     sort_every: Count = 10
     sort_bin_A: Positive = 3.0
+    replicas: Count = 1
     ranks: Count = 1
     max_force_error_kcal_mol_A: Positive = 1.0e-3
     seed: Count = 20261

@@ -32,7 +32,7 @@ from cgrefine.export import program
 from cgrefine.export.lammps_native import write_files
 from cgrefine.export.program import NetworkProgram
 from cgrefine.export.sealed import ZIP, Unpacked, check_seal, digest_of, replace_folder, seal, write_zip
-from cgrefine.export.verify import TermValues, force_error, term_values
+from cgrefine.export.verify import TermValues, force_error, force_limit, term_values
 from cgrefine.residues import CAPS, N_SPECIES, RESIDUE_MASSES, RESIDUES
 from cgrefine.system import CHAIN_GAP, CIS_BOND, Topology
 from cgrefine.versions import refuse_miscompiling
@@ -60,9 +60,6 @@ RULES = {
     "masses_g_mol": list(RESIDUE_MASSES),
 }
 """What the topology of a protein is made by, as meta.json has it."""
-FORCE_TOLERANCE_KCAL_MOL_A = 1.0e-3
-RELATIVE_TOLERANCE = 1.0e-4
-"""The self-test passes when forces are within the larger of 1e-3 kcal/mol/Å and 1e-4 of their rms."""
 
 
 class SelfTest(NamedTuple):
@@ -264,7 +261,7 @@ def self_test(network: NetworkProgram, positions: np.ndarray, reference: TermVal
         max_force_error=found.max_error,
         max_energy_error=float(np.abs(np.array([v.energy for v in values]) - reference.energy).max()),
         max_virial_error=float(np.abs(np.stack([v.virial for v in values]) - reference.virial).max()),
-        force_limit=max(FORCE_TOLERANCE_KCAL_MOL_A, RELATIVE_TOLERANCE * found.rms),
+        force_limit=force_limit(found.rms),
     )
 
 

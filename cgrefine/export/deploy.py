@@ -18,7 +18,6 @@ A host has to communicate ghosts of (M, 2M) cutoffs with newton on, off, for a n
 on a bead is a derivative of energies M hops around it, which depend on beads another M hops around them.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -27,15 +26,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from jax.interpreters.mlir import make_ir_context
-from jaxlib.mlir import ir
-from jaxlib.mlir.dialects import stablehlo
-from jaxlib.mlir.passmanager import PassManager
 
 from cgrefine import geometry
 from cgrefine.energy import NetworkTerm
 from cgrefine.errors import InputError
-from cgrefine.export.program import PLATFORM, cast_params
+from cgrefine.export.portable import PLATFORM, artifact_of, exported, text_of
+from cgrefine.export.program import cast_params
 from cgrefine.export.ptb import Container, decode
 
 TARGET = "1.7.0"
@@ -44,11 +40,6 @@ NEIGHBOR_MASK = 0x3FFFFFFF
 """Bits of an index in a LAMMPS list; the two above say that the pair is a special one."""
 SIZES = "n_atoms, max_buffers, max_edges"
 """Symbols of the sizes, in the order in which they appear among the arguments."""
-
-_OPERATION = re.compile(r"^\s*(?:%[^=]+=\s*)?\"?([a-z_]+\.[a-z_0-9.]+)\"?", re.MULTILINE)
-_CUSTOM = re.compile(r"stablehlo\.custom_call\"?\s*@\"?([\w.]+)")
-_READABLE = re.compile(r"(builtin|func|stablehlo)\.")
-CUSTOM_CALL, SIZE_CHECK = "stablehlo.custom_call", "shape_assertion"
 
 
 class DomainValues(NamedTuple):
@@ -75,23 +66,12 @@ def container(term: NetworkTerm, params: Any) -> Container:
         raise ValueError(
             f"network {term.name!r} is conditioned on temperature: fix one before it is exported"
         )
-    with jax.enable_x64(False):
-        text = _text(_exported(_program(term, params)))
-    if found := unreadable(text):
-        raise ValueError(
-            f"network {term.name!r} cannot leave for chemtrain-deploy: it uses {', '.join(found)}"
-        )
-    _portable(text)
+    try:
+        text = text_of(exported(_program(term, params), _arguments()))
+        artifact_of(text, TARGET)
+    except ValueError as error:
+        raise ValueError(f"network {term.name!r} for chemtrain-deploy: {error}") from error
     return Container(text, term.cutoff_A, neighbour_order(term))
-
-
-def unreadable(text: str) -> list[str]:
-    """Operations of a program that the consumer does not read, sorted: other dialects, and composites and
-    custom calls, which stand for functions that it does not have."""
-    names = set(_OPERATION.findall(text))
-    bad = {n for n in names if not _READABLE.match(n) or n == "stablehlo.composite"}
-    calls = {f"{CUSTOM_CALL} @{n}" for n in _CUSTOM.findall(text)}
-    return sorted(bad | calls)
 
 
 @dataclass(frozen=True)
@@ -130,13 +110,12 @@ class DomainProgram:
 def load(data: bytes) -> DomainProgram:
     """Read the bytes of a `.ptb` file. InputError when they are none, or hold no StableHLO."""
     read = decode(data)
-    with jax.enable_x64(False):
-        try:
-            artifact = _portable(read.text)
-        except ValueError as error:
-            raise InputError(f"the .ptb holds no StableHLO program: {str(error).splitlines()[0]}") from error
-        exported = replace(_exported(_stand_in), mlir_module_serialized=artifact)
-    return DomainProgram(read, jax.jit(exported.call))
+    try:
+        artifact = artifact_of(read.text, TARGET)
+    except ValueError as error:
+        raise InputError(f"the .ptb holds no StableHLO program: {error}") from error
+    program = replace(exported(_stand_in, _arguments()), mlir_module_serialized=artifact)
+    return DomainProgram(read, jax.jit(program.call))
 
 
 def _program(term: NetworkTerm, params: Any) -> Callable[..., tuple[jax.Array, ...]]:
@@ -205,43 +184,11 @@ def _stand_in(positions, species, n_local, n_ghost, newton, senders, receivers, 
     return positions, jnp.float32(0.0), n_local, n_local
 
 
-def _exported(function: Callable[..., Any]) -> export.Exported:
-    """The function for sizes that are filled in by the host, which cannot exceed twice the list."""
+def _arguments() -> list[jax.ShapeDtypeStruct]:
+    """Arguments whose sizes are filled in by the host; edges cannot exceed twice the list."""
     atoms, buffers, edges = export.symbolic_shape(SIZES, constraints=["max_edges <= 2*max_buffers"])
     shapes = [
         ((atoms, 3), np.float32), ((atoms,), np.int32), ((), np.int32), ((), np.int32), ((), np.bool_),
         ((buffers,), np.int32), ((buffers,), np.int32), ((edges,), np.bool_),
     ]  # fmt: skip
-    # keep_unused: an argument that the network ignores must stay in the signature.
-    jitted = jax.jit(function, keep_unused=True)
-    arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
-    return export.export(jitted, platforms=[PLATFORM])(*arguments)
-
-
-def _text(exported: export.Exported) -> str:
-    """The module as text without debug locations: old consumers fail on them, and they name files of this
-    machine. Without the checks of sizes too, which are custom calls: the host keeps to the sizes it gave."""
-    checks: list[Any] = []
-
-    def visit(operation):
-        target = operation.attributes["call_target_name"] if operation.name == CUSTOM_CALL else None
-        if target is not None and ir.StringAttr(target).value == SIZE_CHECK:
-            checks.append(operation)
-        return ir.WalkResult.ADVANCE
-
-    with make_ir_context():
-        module = ir.Module.parse(exported.mlir_module())
-        module.operation.walk(visit)
-        for check in checks:
-            check.erase()
-        PassManager.parse("builtin.module(strip-debuginfo,cse)").run(module.operation)
-        return str(module.operation.get_asm(enable_debug_info=False))
-
-
-def _portable(text: str) -> bytes:
-    """StableHLO of TARGET. ValueError on what that version does not have."""
-    with make_ir_context():
-        try:
-            return stablehlo.serialize_portable_artifact_str(text, TARGET)
-        except Exception as error:  # jaxlib raises its own class of errors, which has no public name
-            raise ValueError(f"no program of StableHLO {TARGET}: {error}") from error
+    return [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]

@@ -21,7 +21,7 @@ from cgrefine.energy import NetworkTerm, SumOfTerms
 from cgrefine.export import deploy, domains
 from cgrefine.export.lammps_native import COEFFICIENTS, SKIN_A, write_files
 from cgrefine.export.ptb import encode
-from cgrefine.export.verify import force_error, term_values
+from cgrefine.export.verify import TermValues, force_error, term_values
 from cgrefine.system import Topology
 
 FILE = "network.ptb"
@@ -73,7 +73,9 @@ def write_deploy(
         energy = sum(float(v.energy[0]) for v in values.values())
         _add_network(folder, network, energy)
         (folder / FILE).write_bytes(data)
-        found = check(folder, network, params[network.name], topology, positions[[0, -1]])
+        frames = positions[[0, -1]]
+        exact = term_values(SumOfTerms((network,)), params, topology, frames)[network.name]
+        found = check(folder, topology, frames, exact)
         if not found.passed:
             raise ValueError(f"{FILE} is not the network: {found} is not within {TOLERANCE:g}")
     except ValueError:
@@ -83,15 +85,13 @@ def write_deploy(
 
 
 def check(
-    folder: Path,
-    term: NetworkTerm,
-    params: Any,
-    topology: Topology,
-    positions: Float[np.ndarray, "frames beads 3"],
+    folder: Path, topology: Topology, positions: Float[np.ndarray, "frames beads 3"], exact: TermValues
 ) -> DeployCheck:
-    """Read the file back and run it as the host does. Raises InputError when it is no such file."""
+    """Read the file back, run it as the host does, and compare with the network in float64 at positions (Å).
+
+    Raises InputError when it is no such file.
+    """
     program = deploy.load((folder / FILE).read_bytes())
-    exact = term_values(SumOfTerms((term,)), {term.name: params}, topology, positions)[term.name]
     forces: dict[bool, list[float]] = {True: [], False: []}
     energies = []
     for index, frame in enumerate(np.asarray(positions, np.float64)):

@@ -15,12 +15,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from cgrefine.errors import SimulationStopped
 from cgrefine.export.lammps_images import Placing, box_lengths, check_box, gathered_positions
 from cgrefine.export.program import NetworkValues
-
-
-class SimulationStopped(RuntimeError):
-    """The run was stopped: the message says at which step and why."""
 
 
 @runtime_checkable

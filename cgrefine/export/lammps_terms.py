@@ -234,12 +234,15 @@ def _tabulated(
     in_degrees = kind != "bond"
     curves = tables.bonded_curves(terms, params, np.deg2rad(x) if in_degrees else x, codes.tolist())
     index, curves = tables.distinct(curves)
-    header = f"N {len(x)} DEGREES" if kind == "dihedral" else f"N {len(x)}"
     per_x = np.pi / 180.0 if in_degrees else 1.0
-    texts = [
-        tables.section(f"{kind.upper()}_{t}", header, x, curve, per_x)
-        for t, curve in enumerate(curves, start=first + 1)
-    ]
+    kept = np.arange(len(x)) if kind == "bond" else tables.points_written(np.deg2rad(x), curves, kind)
+    texts = []
+    for number, curve in enumerate(curves, start=first + 1):
+        header = f"N {len(kept)}" + (" DEGREES" if kind == "dihedral" else "")
+        if kind == "angle":
+            header += " FP " + " ".join(f"{slope * per_x**2:.16g}" for slope in curve.end_slopes)
+        written = tables.Curve(curve.energy[kept], curve.force[kept], curve.end_slopes)
+        texts.append(tables.section(f"{kind.upper()}_{number}", header, x[kept], written, per_x))
     return index[place], texts, len(x)
 
 

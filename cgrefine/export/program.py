@@ -11,7 +11,6 @@ to the pressure as (xx + yy + zz) / 3V.
 """
 
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -20,18 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from jax.interpreters.mlir import make_ir_context
-from jaxlib.mlir import ir
-from jaxlib.mlir.dialects import stablehlo
-from jaxlib.mlir.passmanager import PassManager
 from jaxtyping import Float
 
 from cgrefine import geometry
 from cgrefine.energy import NetworkTerm
 from cgrefine.errors import InputError
+from cgrefine.export.portable import PLATFORM, artifact_of, exported, first_line, text_of
 from cgrefine.neighbors import frame_edges, padded
 
-PLATFORM = "cpu"
 VIRIAL = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 """Components of a virial, in the order of LAMMPS."""
 
@@ -39,9 +34,6 @@ EDGE_HEADROOM = 1.25
 """Edges that there is room for, relative to those that did not fit."""
 EDGE_ROUNDING = 64
 _CONSTRAINTS = ("n >= 1", "e >= 1")
-_FORBIDDEN = re.compile(r"\b(stablehlo\.(?:composite|custom_call)|chlo\.\w+)")
-_SHAPE_CHECK = "shape_assertion"
-"""Custom call by which jax checks at run time what `Exported.call` has checked before: removed."""
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +87,7 @@ def edge_room(n_beads: int, n_edges: int) -> int:
 def build(term: NetworkTerm, params: Any, target: str) -> Portable:
     """Trace the network with its parameters as float32 constants, and serialise it for StableHLO `target`.
 
-    Debug locations are stripped: old consumers fail on them, and they hold file names of this machine.
-    Raises ValueError when the network uses an operation that other consumers of StableHLO cannot run.
+    Raises ValueError when the network uses an operation that other consumers of StableHLO cannot read.
     """
 
     def program(positions, species, senders, receivers, edge_mask):
@@ -111,45 +102,11 @@ def build(term: NetworkTerm, params: Any, target: str) -> Portable:
         virial = jnp.stack([0.5 * (moments[a, b] + moments[b, a]) for a, b in VIRIAL])
         return energies, -gradient, virial
 
-    with jax.enable_x64(False):
-        exported = _export(program)
-    with make_ir_context():
-        module = ir.Module.parse(exported.mlir_module())
-        for check in _shape_checks(module):
-            check.erase()
-        PassManager.parse("builtin.module(strip-debuginfo,cse)").run(module.operation)
-        text = str(module.operation.get_asm(enable_debug_info=False))
-        if found := lint(text):
-            raise ValueError(f"network {term.name!r} cannot leave as portable StableHLO: it uses {found}")
-        return Portable(stablehlo.serialize_portable_artifact_str(text, target), text)
-
-
-def lint(text: str) -> list[str]:
-    """Operations in a module's text that other consumers of StableHLO cannot run, and debug locations."""
-    return sorted({*_FORBIDDEN.findall(text), *re.findall(r"\bloc\(", text)})
-
-
-def text_of(artifact: bytes) -> str:
-    """Text of a portable artifact, as `build` writes it. Raises InputError on bytes that are none."""
-    with make_ir_context() as context:
-        try:
-            module = stablehlo.deserialize_portable_artifact(context, artifact)
-        except (ValueError, RuntimeError, ir.MLIRError) as error:
-            raise InputError(f"the exported network is no portable StableHLO: {_first(error)}") from error
-        return str(module.operation.get_asm(enable_debug_info=False))
-
-
-def _shape_checks(module: ir.Module) -> list[Any]:
-    found = []
-
-    def visit(operation: Any) -> Any:
-        name = "stablehlo.custom_call"
-        if operation.name == name and _SHAPE_CHECK in str(operation.attributes["call_target_name"]):
-            found.append(operation)
-        return ir.WalkResult.ADVANCE
-
-    module.operation.walk(visit)
-    return found
+    try:
+        text = text_of(exported(program, _arguments()))
+    except ValueError as error:
+        raise ValueError(f"network {term.name!r}: {error}") from error
+    return Portable(artifact_of(text, target), text)
 
 
 class NetworkProgram:
@@ -207,11 +164,11 @@ class NetworkProgram:
             for a in signature()["arguments"]
         ]
         with jax.enable_x64(False), jax.default_device(jax.devices(PLATFORM)[0]):
-            exported = traceable(self._artifact, PLATFORM)
+            call = traceable(self._artifact, PLATFORM).call
             try:
-                self.compiled = jax.jit(exported.call).lower(*shapes).compile()
+                self.compiled = jax.jit(call).lower(*shapes).compile()
             except (ValueError, RuntimeError) as error:
-                raise InputError(f"the exported network does not compile: {_first(error)}") from error
+                raise InputError(f"the exported network does not compile: {first_line(error)}") from error
         self.n_edges, self.compilations = room, self.compilations + 1
 
 
@@ -225,25 +182,18 @@ def traceable(artifact: bytes, platform: str) -> export.Exported:
     def stand_in(positions, species, senders, receivers, edge_mask):
         return positions[:, 0], positions, jnp.zeros(6, jnp.float32)
 
-    with jax.enable_x64(False):
-        return replace(_export(stand_in, platform), mlir_module_serialized=artifact)
+    return replace(exported(stand_in, _arguments(), platform), mlir_module_serialized=artifact)
 
 
-def _export(function: Callable[..., Any], platform: str = PLATFORM) -> export.Exported:
+def _arguments() -> list[jax.ShapeDtypeStruct]:
+    """The arguments of the signature, with symbols for sizes."""
     scope = export.SymbolicScope(_CONSTRAINTS)
-    shapes = [
+    return [
         jax.ShapeDtypeStruct(
             export.symbolic_shape(", ".join(map(str, a["shape"])), scope=scope), np.dtype(a["dtype"])
         )
         for a in signature()["arguments"]
     ]
-    # keep_unused: an argument that the network ignores must stay in the signature.
-    jitted = jax.jit(function, keep_unused=True)
-    return export.export(jitted, platforms=[platform])(*shapes)
-
-
-def _first(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def cast_params(params: Any, dtype: Any) -> Any:

@@ -2,7 +2,8 @@
 
 Everything is evaluated in float64. LAMMPS takes F = -dE/dx per Å (bond, pair) and per *degree* (angle,
 dihedral); its dihedral has the sign of `geometry.dihedrals`. Each grid is the one that LAMMPS makes for
-itself from the number of points, so its cubic spline passes through the values written here.
+itself from the number of points, so its cubic spline passes through the values written here; files leave
+out those that LAMMPS fills in by a spline of its own.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,6 +26,8 @@ BOND_LOOKUP = 32001
 ANGLE_POINTS = (7201, 28801, 57601)
 DIHEDRAL_POINTS = (1440, 14400, 57600)
 """Choices, from which the terms take the first that is fine enough, see `points_needed`."""
+FIRST_TRY = 64
+"""Of how many points one is written where the curves are smoothest."""
 SPLINE_TOLERANCE = 1.0e-8
 SPLINE_QUANTILE = 0.999
 PAIR_INNER_A = 0.1
@@ -142,11 +145,50 @@ def points_needed(
 
 def _spline_error(x: np.ndarray, force: np.ndarray, every: int, periodic: bool) -> float:
     """Quantile of the error of the spline through every so many points, at all points."""
-    nodes, values = x[::every], force[::every]
-    if periodic:
-        nodes, values = np.append(nodes, nodes[0] + 2.0 * np.pi), np.append(values, values[0])
-    spline = CubicSpline(nodes, values, bc_type="periodic" if periodic else "not-a-knot")
-    return float(np.quantile(np.abs(spline(x) - force), SPLINE_QUANTILE))
+    chosen = np.arange(0, len(x), every)
+    ends = None if periodic else "not-a-knot"
+    return float(np.quantile(_errors(x, force, chosen, ends), SPLINE_QUANTILE))
+
+
+def _errors(x: np.ndarray, values: np.ndarray, chosen: np.ndarray, ends: Any) -> np.ndarray:
+    """Error at all points of the spline through the chosen ones; ends: its condition there, None if it is
+    periodic (rad)."""
+    nodes, at_nodes = x[chosen], values[chosen]
+    if ends is None:
+        nodes, at_nodes = np.append(nodes, nodes[0] + 2.0 * np.pi), np.append(at_nodes, at_nodes[0])
+    spline = CubicSpline(nodes, at_nodes, bc_type="periodic" if ends is None else ends)
+    return np.abs(spline(x) - values)
+
+
+def points_written(
+    x: Float[np.ndarray, " points"], curves: Sequence[Curve], kind: Literal["angle", "dihedral"]
+) -> np.ndarray:
+    """Indices of the points from which a cubic spline gives energy and force of all curves at all others to
+    SPLINE_TOLERANCE (kcal/mol, kcal/mol/rad): many at the edges of walls, few where the curves are smooth.
+
+    x: the whole grid in rad. The spline is the one of LAMMPS: periodic for a dihedral, and with the slopes at
+    both ends for an angle.
+    """
+    last = len(x) - 1
+    chosen = np.unique(np.append(np.arange(0, len(x), FIRST_TRY), last))
+    while True:
+        wrong = np.zeros(len(x), bool)
+        for energy, force, slopes in curves:
+            of_energy, of_force = (
+                (None, None)
+                if kind == "dihedral"
+                else (((1, -force[0]), (1, -force[-1])), ((1, slopes[0]), (1, slopes[1])))
+            )
+            wrong |= _errors(x, energy, chosen, of_energy) > SPLINE_TOLERANCE
+            wrong |= _errors(x, force, chosen, of_force) > SPLINE_TOLERANCE
+        if not wrong.any():
+            return chosen
+        # A point between nodes k and k+1 is mended by halving that interval and those beside it.
+        interval = np.searchsorted(chosen, np.flatnonzero(wrong), side="right") - 1
+        near = np.unique(np.concatenate([interval - 1, interval, interval + 1]))
+        ends = np.append(chosen, last + 1)
+        near = near[(near >= 0) & (near < len(chosen))]
+        chosen = np.union1d(chosen, (ends[near] + ends[near + 1]) // 2)
 
 
 def near_grid(longest_A: float, cutoffs_A: Sequence[float]) -> np.ndarray:

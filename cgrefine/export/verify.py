@@ -37,6 +37,11 @@ class ForceError(NamedTuple):
         return self.max_error / self.rms if self.rms > 0 else float("inf")
 
 
+def force_limit(rms: float) -> float:
+    """Difference that forces in float32 may have from float64: 1e-3 kcal/mol/Å, or 1e-4 of their rms."""
+    return max(1.0e-3, 1.0e-4 * rms)
+
+
 def term_values(
     model: SumOfTerms, params: Any, topology: Topology, positions: Float[np.ndarray, "frames beads 3"]
 ) -> dict[str, TermValues]:

@@ -37,6 +37,7 @@ SIZES = {
 FORCE_RMS = 3.0
 """Random networks are scaled up until their forces at the start have this rms, kcal/mol/Å."""
 SAMPLE_EVERY = 10
+LONGEST_S = 3600.0
 
 
 def main() -> None:
@@ -110,7 +111,7 @@ class Case:
         return files
 
     def settings(self, steps: int, **others):
-        from cgrefine.export.lammps_run import RunSettings
+        from cgrefine.export.lammps_settings import RunSettings
 
         settings = RunSettings(steps, TIMESTEP_FS, TEMPERATURE_K, FRICTION_PER_PS, boundary=self.boundary)
         return replace(settings, **others)
@@ -124,17 +125,25 @@ class Case:
 
 
 def forces(case: Case, wanted) -> dict:
-    from cgrefine.export.lammps_run import launch
+    from cgrefine.export.lammps_launch import launch
 
     found = {}
     bundle, settings = case.folder / "bundle", case.settings(wanted.steps)
     parallel = replace(settings, steps=wanted.parallel_steps or wanted.steps)
     for ranks, chosen in ((1, settings), (2, parallel)):
-        result = launch(bundle, chosen, case.folder / f"run_{ranks}.npz", ranks, 1200.0, case.files)
+        (result,) = launch(
+            bundle,
+            chosen,
+            case.folder / f"run_{ranks}.npz",
+            ranks=ranks,
+            timeout_s=LONGEST_S,
+            files=case.files,
+        )
         found[f"ranks_{ranks}"] = described(case, result)
     if case.boundary == "p":
         aside = case.placed(0.25)
-        result = launch(bundle, parallel, case.folder / "empty.npz", 2, 1200.0, aside)
+        out = case.folder / "empty.npz"
+        (result,) = launch(bundle, parallel, out, ranks=2, timeout_s=LONGEST_S, files=aside)
         found["empty"] = {**described(case, result), "fewest_beads": result.fewest}
     return found
 
@@ -151,11 +160,12 @@ def described(case: Case, result) -> dict:
 
 def drift(case: Case, wanted) -> dict:
     """The first tenth is left out: the slope is of the total energy, in kcal/mol/ns and for 50 beads."""
-    from cgrefine.export.lammps_run import launch
+    from cgrefine.export.lammps_launch import launch
 
     series = case.folder / "series.txt"
     settings = case.settings(wanted.drift_steps, ensemble="nve", series=series, sample_every=SAMPLE_EVERY)
-    result = launch(case.folder / "bundle", settings, case.folder / "nve.npz", 1, 3600.0, case.files)
+    out = case.folder / "nve.npz"
+    (result,) = launch(case.folder / "bundle", settings, out, timeout_s=LONGEST_S, files=case.files)
     step, _, _, total, _ = np.loadtxt(series)[wanted.drift_steps // SAMPLE_EVERY // 10 :].T
     time_ns = step * TIMESTEP_FS * 1e-6
     per_50 = 50.0 / case.topology.n_beads
@@ -173,13 +183,14 @@ def drift(case: Case, wanted) -> dict:
 
 
 def averages(case: Case, wanted) -> dict:
-    from cgrefine.export.lammps_run import launch
+    from cgrefine.export.lammps_launch import launch
 
     rows = []
     for replica in range(wanted.replicas):
         series = case.folder / f"series_{replica}.txt"
         settings = case.settings(6000, series=series, sample_every=SAMPLE_EVERY, seed=11 + 1000 * replica)
-        launch(case.folder / "bundle", settings, case.folder / "run.npz", 1, 3600.0, case.files)
+        out = case.folder / "run.npz"
+        launch(case.folder / "bundle", settings, out, timeout_s=LONGEST_S, files=case.files)
         _, kelvin, potential, _, size = np.loadtxt(series)[100:].T
         rows.append([kelvin.mean(), potential.mean(), size.mean()])
     ours, theirs = by_jax(case, 2 * wanted.replicas), np.array(rows)

@@ -15,7 +15,7 @@ from cgrefine.config.running import Lammps, Sim
 from cgrefine.config.schema import Config
 from cgrefine.config.training import Model
 from cgrefine.data.store import write_domain, write_index
-from cgrefine.errors import GateError, InputError
+from cgrefine.errors import GateError, InputError, SimulationStopped
 from cgrefine.export.sealed import digest_of, seal, write_zip
 from cgrefine.fm import forcefield
 from cgrefine.fm.models.registry import network_term
@@ -85,6 +85,8 @@ def test_export_writes_a_bundle_that_passed_its_test(exported):
     assert 0 < metrics["selftest_max_force_error_kcal_mol_A"]["value"] < 1e-4
     assert checks["selftest_max_force_error_kcal_mol_A"]["passed"]
     assert (stage.path / "bundle" / "network.mlir").exists()
+    assert (stage.path / "deploy" / "network.ptb").exists()
+    assert "newton off" in (stage.path / "report.html").read_text()
     assert "Self-test" in (stage.path / "report.html").read_text()
 
 
@@ -101,6 +103,46 @@ def test_lammps_agrees_with_jax_in_one_and_two_processes(root):
     assert all(check["passed"] for check in checks.values())
     assert (stage.path / "report.html").exists()
     assert checkpoint.load_params(stage.path / "run_2.npz")["forces"].shape == (2, N_BEADS, 3)
+
+
+def test_ensembles_replicas_and_restarts(root):
+    """Two replicas after minimisation, then NVT in a periodic box that goes on from where the first ended."""
+    quick = {"steps": 100, "save_every": 50}
+    config = make_config(lammps=Lammps(**quick, minimize=50, replicas=2, restart_every=50))
+    stage = made(root, "lammps", config)
+    lammps.build(stage, config, root, Console(quiet=True))
+    assert all(check["passed"] for check in stage.record.checks.values())
+    series = [np.loadtxt(path) for path in sorted(stage.path.glob("run_1*series*"))]
+    assert len(series) == 2 and not np.array_equal(*series)
+    assert series[0][:, 0].tolist() == [0, 50, 100]
+    trajectory = (stage.path / "run_1.lammpstrj").read_text()
+    assert trajectory.count("ITEM: TIMESTEP") == 3
+    first = checkpoint.load_params(stage.path / "run_1.npz")
+    kept = root / "kept.restart"
+    shutil.copy(stage.path / "run_1.restart", kept)
+    config = make_config(lammps=Lammps(**quick, ensemble="nvt", boundary="periodic", restart=kept))
+    stage = made(root, "lammps", config)
+    lammps.build(stage, config, root, Console(quiet=True))
+    assert all(check["passed"] for check in stage.record.checks.values())
+    second = checkpoint.load_params(stage.path / "run_1.npz")
+    assert second["steps"].tolist() == [100, 200]
+    assert np.allclose(second["positions"][0], first["positions"][1], atol=1e-9)
+    assert "Nosé-Hoover" in (stage.path / "report.html").read_text()
+
+
+def test_a_restart_file_that_is_not_there_is_named(root):
+    config = make_config(lammps=Lammps(restart=root / "absent"))
+    with pytest.raises(InputError, match=r"lammps\.restart: there is no file .*absent"):
+        lammps.build(made(root, "wrong", config), config, root, Console(quiet=True))
+
+
+def test_a_run_that_lammps_stops_says_why_and_where(root):
+    """Steps so long that a bond leaves its table."""
+    config = make_config(lammps=Lammps(steps=2000, timestep_fs=60.0))
+    stage = made(root, "wrong", config)
+    with pytest.raises(SimulationStopped, match=r"LAMMPS stopped.*log: .*run_1\.log"):
+        lammps.build(stage, config, root, Console(quiet=True))
+    assert (stage.path / "run_1.log").exists()
 
 
 def pdb_of(path, topology, x):
@@ -136,7 +178,7 @@ def test_everything_that_can_be_verified_is(root, capsys):
     export_check.check_stage(root, Console(quiet=True))
     told = capsys.readouterr().out
     assert "FAILED" not in told and "not done" not in told
-    assert told.count("passed") == 9
+    assert told.count("passed") == 12
 
 
 def test_a_bundle_that_fails_is_put_aside(root, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import cgrefine
 from cgrefine.energy import NetworkTerm
 from cgrefine.errors import InputError
 from cgrefine.export import deploy
+from cgrefine.export.portable import unreadable
 from cgrefine.export.ptb import encode
 from tests.export import density
 
@@ -120,7 +121,7 @@ def test_the_file_holds_plain_text_without_traces_of_this_machine(container):
     for place in (str(Path(cgrefine.__file__).parent), sys.prefix, str(Path.home()), ".py", "loc("):
         assert place not in container.text
     assert "?x3xf32" in container.text
-    assert deploy.unreadable(container.text) == []
+    assert unreadable(container.text) == []
 
 
 def leaves_with(function) -> str:
@@ -130,7 +131,7 @@ def leaves_with(function) -> str:
         share = jnp.where(edge_mask, function(vectors[:, 0] / 20.0), 0.0)
         return jnp.zeros(species.shape[0], vectors.dtype).at[senders].add(share)
 
-    with pytest.raises(ValueError, match="'network' cannot leave for chemtrain-deploy") as refused:
+    with pytest.raises(ValueError, match="'network' for chemtrain-deploy: it cannot leave") as refused:
         deploy.container(NetworkTerm("network", 5.0, 1, lambda key: {}, edge_energy), {})
     return str(refused.value)
 

@@ -36,6 +36,12 @@ def bonded(tmp_path_factory):
     return path
 
 
+def checked(folder, params, frames):
+    """The file against the network of these parameters."""
+    exact = term_values(SumOfTerms((NETWORK,)), {"network": params}, toy.topology(), frames)["network"]
+    return deploy_files.check(folder, toy.topology(), frames, exact)
+
+
 def lines(folder) -> list[str]:
     return [line for path in folder.glob("*in*") for line in path.read_text().splitlines()]
 
@@ -111,14 +117,14 @@ def test_a_script_of_another_form_is_refused():
 def test_the_file_is_the_network_with_its_container(folder):
     read = ptb.decode((folder / FILE).read_bytes())
     assert (read.cutoff_A, read.nbr_order, read.half_list, read.unit_style) == (9.0, (1, 2), True, "real")
-    found = deploy_files.check(folder, NETWORK, PARAMS["network"], toy.topology(), toy.frames()[1:2])
+    found = checked(folder, PARAMS["network"], toy.frames()[1:2])
     assert found.passed and max(found[:3]) > 0.0
 
 
 @pytest.mark.stages
 def test_another_network_fails_the_check(folder):
     other = {**PARAMS["network"], "b": PARAMS["network"]["b"] * 1.001}
-    found = deploy_files.check(folder, NETWORK, other, toy.topology(), toy.frames()[:1])
+    found = checked(folder, other, toy.frames()[:1])
     assert not found.passed
     assert not found._replace(newton_on=0.0, newton_off=np.nan, energy=0.0).passed
 

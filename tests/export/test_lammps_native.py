@@ -6,13 +6,15 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.interpolate import CubicSpline
 
 from cgrefine.energy import BondedTerm, PairTerm, SumOfTerms
 from cgrefine.errors import InputError
 from cgrefine.export import tables
 from cgrefine.export.bundle import Bundle
 from cgrefine.export.lammps_native import write_files
-from cgrefine.export.lammps_run import Deployment, RunSettings, run, simulate
+from cgrefine.export.lammps_run import Deployment, run, simulate
+from cgrefine.export.lammps_settings import RunSettings
 from cgrefine.export.lammps_terms import near_pairs
 from cgrefine.export.verify import model_force_errors, term_values
 from cgrefine.fm.priors.terms import prior_terms
@@ -112,6 +114,23 @@ def test_tables_have_as_many_points_as_their_form_needs():
     assert isinstance(term, BondedTerm)
     needed = tables.points_needed((term,), params, "dihedral", [0])
     assert needed == tables.DIHEDRAL_POINTS[-1]
+
+
+def test_files_leave_out_what_a_spline_fills_in():
+    """A wall and knots: a fifth of the grid at most, and the clamped spline through it is exact elsewhere."""
+    entry = prior_facts.ALL_FORMS["angle spline"]
+    term = prior_term(entry)
+    assert isinstance(term, BondedTerm)
+    x = np.deg2rad(tables.angle_grid(tables.ANGLE_POINTS[-1]))
+    curves = tables.bonded_curves([term], {entry["name"]: prior_facts.params(entry)}, x, [0, 1])
+    kept = tables.points_written(x, curves, "angle")
+    assert kept[0] == 0 and kept[-1] == len(x) - 1 and len(kept) < len(x) / 5
+    for energy, force, slopes in curves:
+        for values, ends in ((energy, -force[[0, -1]]), (force, slopes)):
+            spline = CubicSpline(x[kept], values[kept], bc_type=((1, ends[0]), (1, ends[1])))
+            assert np.abs(spline(x) - values).max() < tables.SPLINE_TOLERANCE
+        sparse = CubicSpline(x[::10], force[::10])
+        assert np.abs(sparse(x) - force).max() > 1e3 * tables.SPLINE_TOLERANCE
 
 
 def soft(name="soft", first=3, last=None, reach=12.0):

@@ -10,21 +10,12 @@ import sys
 import numpy as np
 import pytest
 
-from cgrefine.errors import InputError
+from cgrefine.errors import InputError, SimulationStopped
 from cgrefine.export import lammps_run, program
-from cgrefine.export.lammps_guard import NetworkCallback, SimulationStopped
-from cgrefine.export.lammps_run import (
-    Deployment,
-    RunSettings,
-    find_mpiexec,
-    launch,
-    launch_replicas,
-    load_result,
-    logical_lines,
-    run,
-    simulate,
-    throughput,
-)
+from cgrefine.export.lammps_guard import NetworkCallback
+from cgrefine.export.lammps_launch import find_mpiexec, launch
+from cgrefine.export.lammps_run import Deployment, logical_lines, run, simulate
+from cgrefine.export.lammps_settings import RunSettings, load_result, throughput
 from cgrefine.export.verify import model_force_errors, term_values
 from cgrefine.residues import RESIDUE_MASSES
 from tests.export import toy
@@ -102,7 +93,7 @@ def test_fresh_processes_with_and_without_mpi(bundle, tmp_path, ranks):
     """One process alone is what the stage `lammps` starts in tests/cli/test_export.py, too."""
     out = tmp_path / "run.npz"
     settings = dataclasses.replace(SETTINGS, steps=200)
-    result = launch(bundle.folder, settings, out, ranks=ranks, timeout_s=240.0)
+    (result,) = launch(bundle.folder, settings, out, ranks=ranks, timeout_s=240.0)
     assert result.ranks == ranks
     check_forces(result)
     assert np.array_equal(load_result(out).forces, result.forces)
@@ -367,7 +358,7 @@ def test_series_and_trajectory(bundle, tmp_path, finished):
 
 def test_replicas_are_partitions_with_their_own_noise(bundle, tmp_path):
     settings = dataclasses.replace(SETTINGS, steps=100, series=tmp_path / "series.txt")
-    results = launch_replicas(bundle.folder, settings, tmp_path / "run.npz", 2, timeout_s=240.0)
+    results = launch(bundle.folder, settings, tmp_path / "run.npz", replicas=2, timeout_s=240.0)
     for result in results:
         check_forces(result)
         assert result.ranks == 1
@@ -379,7 +370,8 @@ def test_a_process_without_any_bead(bundle, tmp_path):
     """The molecule lies in one eighth of a wide box, the first of two processes has none of it."""
     files = moved(bundle.lammps, tmp_path, (0.25, 0.25, 0.25))
     settings = dataclasses.replace(SETTINGS, steps=20, boundary="p")
-    result = launch(bundle.folder, settings, tmp_path / "run.npz", 2, 600.0, files)
+    run_to = tmp_path / "run.npz"
+    (result,) = launch(bundle.folder, settings, run_to, ranks=2, timeout_s=600.0, files=files)
     assert (result.ranks, result.fewest) == (2, 0)
     check_forces(result)
 
@@ -388,7 +380,8 @@ FAILING_RANK = """
 import copy, dataclasses, os, sys
 from pathlib import Path
 from cgrefine.export.bundle import load_bundle
-from cgrefine.export.lammps_run import RunSettings, run
+from cgrefine.export.lammps_run import run
+from cgrefine.export.lammps_settings import RunSettings
 bundle = load_bundle(Path(sys.argv[1]))
 calls = []
 def compiled(*arguments):
