@@ -22,6 +22,7 @@ from cgrefine.export import deploy, domains
 from cgrefine.export.lammps_native import COEFFICIENTS, SKIN_A, write_files
 from cgrefine.export.ptb import encode
 from cgrefine.export.verify import TermValues, force_error, term_values
+from cgrefine.neighbors import frame_edges
 from cgrefine.system import Topology
 
 FILE = "network.ptb"
@@ -94,10 +95,13 @@ def check(
     program = deploy.load((folder / FILE).read_bytes())
     forces: dict[bool, list[float]] = {True: [], False: []}
     energies = []
+    # rooms that hold the whole molecule hold each domain, and all runs share one compiled program
+    reach_A = program.container.cutoff_A + domains.Host.skin_A
+    most = max(len(frame_edges(frame, reach_A)[0]) for frame in positions)
     for index, frame in enumerate(np.asarray(positions, np.float64)):
         centred = frame - frame.mean(axis=0)
         for newton in forces:
-            host = domains.Host(newton, seed=index + 1, room=len(frame) * (len(frame) - 1))
+            host = domains.Host(newton, seed=index + 1, room=most, least_rows=len(frame), least_pairs=most)
             values = domains.run(program, centred, topology.species, host)
             forces[newton].append(force_error(values.forces, exact.forces[index]).relative)
             energies.append(abs(values.energy - exact.energy[index]) / len(frame))

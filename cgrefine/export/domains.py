@@ -36,7 +36,8 @@ class Domain(Protocol):
 class Host:
     """padding: factor of the rooms for beads, pairs and edges; skin_A: the list is longer than the cutoff,
     and holds until beads have moved by half of it; seed: beads and pairs of each domain in another order;
-    room: for edges at the first call, one in the connector."""
+    room: for edges at the first call, one in the connector. least_rows, least_pairs: room for beads and pairs
+    that there is at least, before padding: runs of the same rooms share what was compiled."""
 
     newton: bool
     domains: int = 2
@@ -44,6 +45,8 @@ class Host:
     skin_A: float = 2.0
     seed: int | None = None
     room: int = 1
+    least_rows: int = 1
+    least_pairs: int = 1
 
 
 class HostValues(NamedTuple):
@@ -84,8 +87,8 @@ def run(
     there = np.asarray(positions if listed_at is None else listed_at, np.float64)
     wrap = np.zeros_like(there) if box_A is None else -np.floor(there / box_A) * box_A
     slabs = _slabs(there + wrap, box_A, host, order, asked)
-    rows = ceil(host.padding * max(len(s.owners) for s in slabs))
-    pairs = ceil(host.padding * max(1, *(len(s.senders) for s in slabs)))
+    rows = ceil(host.padding * max(host.least_rows, *(len(s.owners) for s in slabs)))
+    pairs = ceil(host.padding * max(host.least_pairs, *(len(s.senders) for s in slabs)))
     energy, forces, calls = 0.0, np.zeros((len(positions), 3)), []
     for slab in slabs:
         n, n_pairs = len(slab.owners), len(slab.senders)

@@ -40,7 +40,7 @@ def test_every_block_of_the_page_is_a_command():
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.stages
 def test_the_whole_of_it(run):
     found = run(0)
     assert {k: c["value"] for k, c in found["checks"].items() if not c["passed"]} == {}
@@ -48,7 +48,7 @@ def test_the_whole_of_it(run):
     assert metrics["V2.fourier.force_rmse"]["value"] > 1.5 * metrics["V2.floor.force_rmse"]["value"]
 
 
-@pytest.mark.slow
+@pytest.mark.stages
 def test_relu_is_stuck_where_the_others_are_not(run):
     metrics = run(1)["metrics"]
     found = {name: metrics[f"V1.{name}.force_error"] for name in ("relu", "tanh", "silu", "direct")}
@@ -56,13 +56,13 @@ def test_relu_is_stuck_where_the_others_are_not(run):
     assert max(found[name] for name in ("tanh", "silu", "direct")) < 0.25
 
 
-@pytest.mark.slow
+@pytest.mark.stages
 def test_fourier_features_with_weight_decay(run):
     metrics = run(2)["metrics"]
     assert metrics["V2.fourier.pmf_rmse"]["value"] < 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.stages
 def test_refinement_alone(run):
     checks = run(3)["checks"]
     assert checks["refinement: error of the population falls by (above)"]["passed"]

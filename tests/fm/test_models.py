@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cgrefine import energy, neighbors, system
+from cgrefine.config.training import Model
 from cgrefine.fm.models.registry import network_term
 from tests.chains import random_chain, random_topology
 
@@ -218,3 +219,10 @@ def test_single_precision_smoke(chain):
 def test_unknown_network_is_named():
     with pytest.raises(ValueError, match="no network 'alegro'; there are allegro"):
         network_term({**ALLEGRO, "name": "alegro"})
+
+
+def test_equal_facts_give_one_term():
+    """What is compiled for a model serves others of its form."""
+    facts = {**Model(name="painn", cutoff_A=10.0).model_dump(), "avg_neighbors": 8.0}
+    assert network_term(facts) is network_term(dict(facts))
+    assert network_term(facts) is not network_term({**facts, "avg_neighbors": 9.0})

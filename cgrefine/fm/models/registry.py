@@ -1,7 +1,9 @@
 """Networks by name: the one place that knows which there are."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
+from functools import lru_cache
 from typing import Any
 
 from cgrefine.energy import NetworkTerm
@@ -19,12 +21,20 @@ NETWORKS: Mapping[str, tuple[type, Callable[[Any], NetworkTerm]]] = {
 def network_term(facts: Mapping[str, Any]) -> NetworkTerm:
     """The network of `facts`: the model section of the configuration, and "avg_neighbors".
 
-    Its term is called "network". Facts that the network does not know are not read. Raises ValueError on an
+    Its term is called "network". Facts that the network does not know are not read. Equal facts give the same
+    term, so that what is compiled for one model serves every other of its form. Raises ValueError on an
     unknown name, KeyError on a missing fact.
     """
     name = facts["name"]
     if name not in NETWORKS:
         raise ValueError(f"no network {name!r}; there are {', '.join(sorted(NETWORKS))}")
-    kind, made = NETWORKS[name]
+    kind, _ = NETWORKS[name]
     stated = [f.name for f in fields(kind) if f.default is MISSING or f.name in facts]
-    return made(kind(**{fact: facts[fact] for fact in stated}))
+    return _made(name, json.dumps({fact: facts[fact] for fact in stated}, sort_keys=True))
+
+
+@lru_cache(maxsize=64)
+def _made(name: str, facts: str) -> NetworkTerm:
+    """The network of facts as JSON."""
+    kind, made = NETWORKS[name]
+    return made(kind(**json.loads(facts)))
