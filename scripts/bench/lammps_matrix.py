@@ -315,7 +315,7 @@ def molecule(beads: int, breaks: list[int], rng) -> np.ndarray:
 
 
 def scaled_network(name: str, topology, start: np.ndarray):
-    """A random network as a term and its parameters, all scaled until its forces have FORCE_RMS."""
+    """A random network as a term and its parameters, all scaled until its forces are about FORCE_RMS."""
     import jax
 
     from cgrefine.config.training import Model
@@ -341,6 +341,8 @@ def scaled_network(name: str, topology, start: np.ndarray):
     scale = 1.0
     while rms(scale) < FORCE_RMS and scale < 20.0:
         scale *= 1.1
+    while rms(scale) > 2.0 * FORCE_RMS:
+        scale /= 1.1
     return term, jax.tree.map(lambda leaf: np.asarray(scale * leaf), params)
 
 
