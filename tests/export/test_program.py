@@ -112,6 +112,33 @@ def test_more_edges_than_there_is_room_for_make_room(portable, caplog):
     assert np.abs(again.forces - reference(loose[None]).forces[0]).max() < 1e-4
 
 
+def test_a_list_serves_until_a_bead_has_moved_by_half_of_its_skin(portable):
+    """A walk with pairs that come into the cutoff: exact all the time, with a list for several frames. One
+    that is kept for too long is seen."""
+    network = NetworkProgram(portable.artifact, toy.topology().species, toy.NETWORK_CUTOFF_A)
+    start = toy.frames()[0]
+    moves = np.random.default_rng(5).normal(scale=0.02, size=(60, *start.shape))
+    shrinking = np.linspace(1.0, 0.85, 60)[:, None, None]
+    walk = shrinking * (start + np.cumsum(moves, axis=0))
+    forces = np.stack([network(x).forces for x in walk])
+    assert np.abs(forces - reference(walk).forces).max() < 1e-4
+    assert 1 < network.lists < 30
+    fresh = NetworkProgram(portable.artifact, toy.topology().species, toy.NETWORK_CUTOFF_A)
+    fresh(start)
+    fresh._half_skin2 = np.inf
+    crowded = 0.5 * start
+    assert np.abs(fresh(crowded).forces - reference(crowded[None]).forces[0]).max() > 1e-2
+
+
+def test_positions_that_are_not_finite_are_refused(portable):
+    network = NetworkProgram(portable.artifact, toy.topology().species, toy.NETWORK_CUTOFF_A)
+    broken = toy.frames()[0].copy()
+    network(broken)
+    broken[3, 1] = np.nan
+    with pytest.raises(ValueError, match="not all finite"):
+        network(broken)
+
+
 def test_room_has_headroom_up_to_all_pairs():
     assert program.edge_room(50, 400) == 512
     assert program.edge_room(24, 500) == 24 * 23
