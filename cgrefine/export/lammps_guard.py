@@ -46,7 +46,8 @@ class NetworkCallback:
         check_box(lengths, network.cutoff_A)
         self._place = Placing(chains(lmp), network.cutoff_A) if self._periodic else None
         self.orders: set[int] = set()
-        self._order, self._rows = b"", np.zeros(0, np.int32)
+        self._order: bytes | None = None
+        self._rows = np.zeros(0, np.int32)
         self._places: tuple[int, ...] = ()
         self._views = np.zeros(0, np.int32), np.zeros((0, 3)), np.zeros((0, 3))
         self.fewest = sys.maxsize

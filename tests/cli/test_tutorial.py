@@ -19,9 +19,9 @@ COMMANDS = [shlex.split(block) for block in re.findall(r"```\n(.*?)\n```", TEXT,
 def run(tmp_path, monkeypatch):
     """Runs one command of the page, and gives its metrics and checks."""
 
-    def run_one(index: int) -> dict:
+    def run_one(index: int, *further: str) -> dict:
         monkeypatch.chdir(ROOT)
-        program, *arguments = COMMANDS[index]
+        program, *arguments = [*COMMANDS[index], *further]
         place = arguments.index("--out") + 1
         arguments[place] = str(tmp_path / arguments[place])
         done = CliRunner().invoke(app, arguments)
@@ -41,6 +41,15 @@ def test_every_block_of_the_page_is_a_command():
 
 
 @pytest.mark.stages
+def test_the_whole_of_it_in_short(run):
+    """The first command with few epochs; what the page says of it is tested where slow tests are."""
+    few = ("--set", "toy.train.epochs=2", "--set", "toy.refinement.loop.epochs=2")
+    metrics = run(0, *few)["metrics"]
+    for model in ("V1.relu", "V1.direct", "V2.silu", "V2, Langevin.spline"):
+        assert metrics[f"{model}.force_error"] > 0.0
+
+
+@pytest.mark.slow
 def test_the_whole_of_it(run):
     found = run(0)
     assert {k: c["value"] for k, c in found["checks"].items() if not c["passed"]} == {}
