@@ -147,7 +147,7 @@ def _setters(lmp: Any, fix: str) -> Callable[[float, np.ndarray], None]:
         getattr(lmp.lib, f"lammps_fix_external_set_{what}_global") for what in ("energy", "virial")
     )
     handle, name, six = ctypes.c_void_p(lmp.lmp.value), fix.encode(), (ctypes.c_double * 6)()
-    buffer = np.frombuffer(six)
+    buffer = np.ctypeslib.as_array(six)
 
     def both(energy: float, virial: np.ndarray) -> None:
         set_energy(handle, name, energy)

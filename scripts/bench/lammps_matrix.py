@@ -323,7 +323,7 @@ def scaled_network(name: str, topology, start: np.ndarray):
     from cgrefine.export.verify import term_values
     from cgrefine.fm.models.registry import network_term
 
-    section = Model(name=name, cutoff_A=NETWORK_CUTOFF_A, **SIZES[name])
+    section = Model.model_validate({"name": name, "cutoff_A": NETWORK_CUTOFF_A, **SIZES[name]})
     facts = {**section.model_dump(), "avg_neighbors": 8.0}
     term = network_term(facts)
     params = jax.tree.map(np.asarray, term.init(jax.random.key(1)))

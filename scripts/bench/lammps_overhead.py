@@ -60,6 +60,7 @@ def measured(network: str, beads: int, steps: int, rounds: int) -> dict:
         settings = case.settings(steps)
 
         def watched(*arguments):
+            assert compiled is not None
             start = time.perf_counter()
             values = [np.asarray(v) for v in compiled(*arguments)]
             seconds.append(time.perf_counter() - start)

@@ -1,6 +1,7 @@
 """The export and lammps stages on a small force field of the real kind: prior terms and Allegro."""
 
 import shutil
+from typing import Any
 
 import jax
 import numpy as np
@@ -107,13 +108,13 @@ def test_lammps_agrees_with_jax_in_one_and_two_processes(root):
 
 def test_ensembles_replicas_and_restarts(root):
     """Two replicas after minimisation, then NVT in a periodic box that goes on from where the first ended."""
-    quick = {"steps": 100, "save_every": 50}
+    quick: dict[str, Any] = {"steps": 100, "save_every": 50}
     config = make_config(lammps=Lammps(**quick, minimize=50, replicas=2, restart_every=50))
     stage = made(root, "lammps", config)
     lammps.build(stage, config, root, Console(quiet=True))
     assert all(check["passed"] for check in stage.record.checks.values())
     series = [np.loadtxt(path) for path in sorted(stage.path.glob("run_1*series*"))]
-    assert len(series) == 2 and not np.array_equal(*series)
+    assert len(series) == 2 and not np.array_equal(series[0], series[1])
     assert series[0][:, 0].tolist() == [0, 50, 100]
     trajectory = (stage.path / "run_1.lammpstrj").read_text()
     assert trajectory.count("ITEM: TIMESTEP") == 3

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -127,7 +128,8 @@ def test_files_leave_out_what_a_spline_fills_in():
     assert kept[0] == 0 and kept[-1] == len(x) - 1 and len(kept) < len(x) / 5
     for energy, force, slopes in curves:
         for values, ends in ((energy, -force[[0, -1]]), (force, slopes)):
-            spline = CubicSpline(x[kept], values[kept], bc_type=((1, ends[0]), (1, ends[1])))
+            clamped: Any = ((1, ends[0]), (1, ends[1]))
+            spline = CubicSpline(x[kept], values[kept], bc_type=clamped)
             assert np.abs(spline(x) - values).max() < tables.SPLINE_TOLERANCE
         sparse = CubicSpline(x[::10], force[::10])
         assert np.abs(sparse(x) - force).max() > 1e3 * tables.SPLINE_TOLERANCE
