@@ -43,9 +43,12 @@ def test_every_block_of_the_page_is_a_command():
 @pytest.mark.stages
 @pytest.mark.parametrize("index", [0, 3], ids=["all", "refinement"])
 def test_the_long_ones_in_short(index, run):
-    """With few epochs; what the page says of the results is tested where slow tests are."""
-    few = ("--set", "toy.train.epochs=2", "--set", "toy.refinement.loop.epochs=2")
-    metrics = run(index, *few)["metrics"]
+    """With few epochs and particles; what the page says of the results is tested where slow tests are."""
+    few = [
+        "toy.members=1", "toy.train.epochs=2",
+        "toy.refinement.loop.epochs=2", "toy.refinement.loop.replicas=60", "toy.refinement.gradient_groups=8",
+    ]  # fmt: skip
+    metrics = run(index, *(part for value in few for part in ("--set", value)))["metrics"]
     models = [name for name in metrics if name.endswith(".force_error")]
     assert len(models) >= (13 if index == 0 else 1)
     assert all(metrics[name] > 0.0 for name in models)
