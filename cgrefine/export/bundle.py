@@ -30,7 +30,8 @@ from cgrefine.energy import BondedTerm, NetworkTerm, PairTerm, ProgramTerm, SumO
 from cgrefine.errors import InputError
 from cgrefine.export import program
 from cgrefine.export.lammps_native import write_files
-from cgrefine.export.program import NetworkProgram
+from cgrefine.export.network_program import NetworkProgram
+from cgrefine.export.portable import PLATFORM
 from cgrefine.export.sealed import ZIP, Unpacked, check_seal, digest_of, replace_folder, seal, write_zip
 from cgrefine.export.verify import TermValues, force_error, force_limit, term_values
 from cgrefine.residues import CAPS, N_SPECIES, RESIDUE_MASSES, RESIDUES
@@ -284,7 +285,7 @@ def _write_network(folder: Path, term: NetworkTerm, params: Any, settings: Expor
         "file": STABLEHLO,
         "text": TEXT,
         "stablehlo_target": settings.stablehlo_target,
-        "platform": program.PLATFORM,
+        "platform": PLATFORM,
         "cutoff_A": term.cutoff_A,
         "hops": term.hops,
         "signature": program.signature(),

@@ -18,16 +18,21 @@ import numpy as np
 
 from cgrefine.errors import SimulationStopped
 from cgrefine.export.lammps_images import Placing, box_lengths, check_box, gathered_positions
-from cgrefine.export.program import NetworkValues
+from cgrefine.export.network_program import NetworkValues
+
+_ADDRESS = ctypes.c_void_p
 
 
 @runtime_checkable
 class Network(Protocol):
-    """Positions (n, 3) Å, unwrapped, in bead order → energy, forces, virial; edges up to cutoff_A."""
+    """Positions (n, 3) Å, unwrapped → energy, forces, virial; edges up to cutoff_A.
+
+    order (n,): the bead in each row of positions and forces, from 0; default: as they are numbered.
+    """
 
     @property
     def cutoff_A(self) -> float: ...
-    def __call__(self, positions: np.ndarray) -> NetworkValues: ...
+    def __call__(self, positions: np.ndarray, order: np.ndarray | None = None) -> NetworkValues: ...
 
 
 class NetworkCallback:
@@ -48,22 +53,26 @@ class NetworkCallback:
         self.orders: set[int] = set()
         self._order: bytes | None = None
         self._rows = np.zeros(0, np.int32)
-        self._places: tuple[int, ...] = ()
+        self._places: tuple[int | None, ...] = ()
         self._views = np.zeros(0, np.int32), np.zeros((0, 3)), np.zeros((0, 3))
         self.fewest = sys.maxsize
         self.failure: SimulationStopped | None = None
         self._set = _setters(lmp, fix)
+        # Addresses as numbers: objects of pointers would have to be made at every call.
+        arguments = _ADDRESS, lmp.c_bigint, ctypes.c_int, _ADDRESS, _ADDRESS, _ADDRESS
+        served = ctypes.CFUNCTYPE(None, *arguments)
         # LAMMPS keeps the address of this function only.
-        self._function = lmp.FIX_EXTERNAL_CALLBACK_FUNC(self._called)
-        lmp.lib.lammps_set_fix_external_callback(lmp.lmp, fix.encode(), self._function, self)
+        self._function = served(self._called)
+        function = ctypes.cast(self._function, lmp.FIX_EXTERNAL_CALLBACK_FUNC)
+        lmp.lib.lammps_set_fix_external_callback(lmp.lmp, fix.encode(), function, self)
 
     def check(self) -> None:
         """Raise SimulationStopped if the run was stopped."""
         if self.failure is not None:
             raise self.failure
 
-    def _called(self, caller: Any, step: int, n_local: int, tag: Any, x: Any, f: Any) -> None:
-        """With pointers as LAMMPS gives them; those of a process without any bead point nowhere."""
+    def _called(self, caller: int, step: int, n_local: int, tag: int, x: int, f: int) -> None:
+        """With addresses as LAMMPS gives them; those of a process without any bead are of nothing."""
         try:
             self.act(step, *self._memory(n_local, tag, x, f))
         except BaseException as error:
@@ -82,11 +91,16 @@ class NetworkCallback:
                 self._order, self._rows = order, tag - 1
                 self.orders.add(hash(order))
                 self.fewest = min(self.fewest, len(tag))
-            values = self._network(self._positions(x))
-            squares = np.vdot(values.forces, values.forces)
-            if not math.isfinite(values.energy + squares):
+            if self._parallel or self._place is not None:
+                values = self._network(placed_positions(self._lmp, self._place))
+                forces = values.forces[self._rows]
+            else:
+                values = self._network(x, self._rows)
+                forces = values.forces
+            # The virial has every force in it: one that is not finite leaves none of it finite.
+            if not math.isfinite(values.energy + sum(values.virial)):
                 raise FloatingPointError(f"energy {values.energy} or a force of the network is not finite")
-            np.take(values.forces, self._rows, axis=0, out=f)
+            f[:] = forces
             self._set(values.energy, values.virial)
         except Exception as error:  # whatever it is, ctypes would swallow it: it is raised by `check`
             f[:] = 0.0
@@ -101,21 +115,20 @@ class NetworkCallback:
             os._exit(1)
         self._lmp.force_timeout()
 
-    def _positions(self, x: np.ndarray) -> np.ndarray:
-        if self._parallel or self._place is not None:
-            return placed_positions(self._lmp, self._place)
-        positions = np.empty(x.shape)
-        positions[self._rows] = x
-        return positions
+    def _memory(self, n_local: int, tag: int, x: int, f: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """tag, x and f as arrays: views that are kept while LAMMPS keeps them in the same place.
 
-    def _memory(self, n_local: int, tag: Any, x: Any, f: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """tag, x and f as arrays: views that are kept while LAMMPS keeps them in the same place."""
+        x and f are addresses of the addresses of rows, which lie behind one another.
+        """
         if not n_local:
             return np.zeros(0, np.int32), np.zeros((0, 3)), np.zeros((0, 3))
-        places = n_local, *(ctypes.addressof(p.contents) for p in (tag, x[0], f[0]))
+        places = n_local, tag, _ADDRESS.from_address(x).value, _ADDRESS.from_address(f).value
         if places != self._places:
             self._places = places
-            rows, forces = (_view(p[0], 3 * n_local, np.float64).reshape(-1, 3) for p in (x, f))
+            rows, forces = (
+                _view(_ADDRESS.from_address(place).value, 3 * n_local, np.float64).reshape(-1, 3)
+                for place in (x, f)
+            )
             self._views = _view(tag, n_local, np.int32), rows, forces
         return self._views
 
@@ -134,24 +147,23 @@ def placed_positions(lmp: Any, place: Placing | None) -> np.ndarray:
     return place(gathered_positions(lmp, lengths), lengths)
 
 
-def _view(pointer: Any, count: int, dtype: Any) -> np.ndarray:
-    """The memory behind a ctypes pointer, (count,)."""
-    size = count * np.dtype(dtype).itemsize
-    memory = (ctypes.c_uint8 * size).from_address(ctypes.addressof(pointer.contents))
+def _view(address: int | None, count: int, dtype: Any) -> np.ndarray:
+    """The memory at an address, (count,)."""
+    assert address is not None
+    memory = (ctypes.c_uint8 * (count * np.dtype(dtype).itemsize)).from_address(address)
     return np.ctypeslib.as_array(memory).view(dtype)
 
 
-def _setters(lmp: Any, fix: str) -> Callable[[float, np.ndarray], None]:
+def _setters(lmp: Any, fix: str) -> Callable[[float, list[float]], None]:
     """A function that hands energy and virial to LAMMPS, without the module's check after each call."""
     set_energy, set_virial = (
         getattr(lmp.lib, f"lammps_fix_external_set_{what}_global") for what in ("energy", "virial")
     )
     handle, name, six = ctypes.c_void_p(lmp.lmp.value), fix.encode(), (ctypes.c_double * 6)()
-    buffer = np.ctypeslib.as_array(six)
 
-    def both(energy: float, virial: np.ndarray) -> None:
+    def both(energy: float, virial: list[float]) -> None:
         set_energy(handle, name, energy)
-        buffer[:] = virial
+        six[:] = virial
         set_virial(handle, name, six)
 
     return both

@@ -234,7 +234,7 @@ def _script(layout: Layout) -> str:
 include {MODEL}
 
 timestep ${{timestep_fs}}
-thermo_style custom step temp pe ke etotal press
+thermo_style custom step temp pe ke etotal press cpu
 thermo 1000
 # The start: its forces are compared with those of {START}.
 run 0

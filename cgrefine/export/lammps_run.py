@@ -221,7 +221,8 @@ class _Driver:
             self._check_start(self._snapshots[0])
         steps = np.ptp([int(snapshot["steps"]) for snapshot in self._snapshots[-2:]])
         if steps > 0:
-            self._speed = 1e6 * seconds / steps
+            # of the steps, without the set-up, where the script prints it
+            self._speed = 1e6 * (self._lmp.last_thermo() or {}).get("CPU", seconds) / steps
             self._say(throughput(self._speed, timestep_fs))
 
     def _snapshot(self) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cgrefine.errors import InputError, SimulationStopped
-from cgrefine.export import lammps_run, program
+from cgrefine.export import lammps_run, network_program
 from cgrefine.export.lammps_guard import NetworkCallback
 from cgrefine.export.lammps_launch import find_mpiexec, launch
 from cgrefine.export.lammps_run import Deployment, logical_lines, run, simulate
@@ -106,8 +106,16 @@ def raises(values):
 
 FAILURES = {
     "planted": raises,
-    "not finite": lambda values: (values[0], np.full((24, 3), np.nan), values[2]),
+    "not finite": lambda values: np.where(np.arange(27)[:, None] == 24, values, np.nan),
 }
+"""What comes of the program's values: forces of 24 beads, energy and movement, virial."""
+
+
+def watched(bundle, compiled):
+    """The bundle with another compiled program, which lists its edges at the first call."""
+    network = copy.copy(bundle.network)
+    network.compiled, network._moved2 = compiled, np.inf
+    return dataclasses.replace(bundle, network=network)
 
 
 @pytest.mark.parametrize("reason", FAILURES)
@@ -120,10 +128,8 @@ def test_a_failing_network_stops_the_run_at_that_step(bundle, reason):
         values = bundle.network.compiled(*arguments)
         return values if len(calls) < 53 else FAILURES[reason](values)
 
-    network = copy.copy(bundle.network)
-    network.compiled = compiled
     with pytest.raises(SimulationStopped, match=rf"step 50: .*{reason}"):
-        run(dataclasses.replace(bundle, network=network), SETTINGS)
+        run(watched(bundle, compiled), SETTINGS)
     assert len(calls) == 53
 
 
@@ -237,8 +243,8 @@ def test_types_of_the_data_file_are_those_of_the_model(bundle, tmp_path):
 
 def test_stale_edges_would_be_seen_after_a_run(bundle, monkeypatch):
     """Planted: the neighbours of the start are kept. The start passes, and the last step does not."""
-    first = program.frame_edges(bundle.positions[0], bundle.network.cutoff_A)
-    monkeypatch.setattr(program, "frame_edges", lambda x, cutoff_A: first)
+    first = network_program.frame_edges(bundle.positions[0], bundle.network.cutoff_A)
+    monkeypatch.setattr(network_program, "frame_edges", lambda x, cutoff_A: first)
     result = run(bundle, SETTINGS)
     monkeypatch.undo()
     assert result is not None
@@ -257,11 +263,9 @@ def test_without_the_guard_a_failure_goes_unseen(bundle, monkeypatch):
         calls.append(1)
         return bundle.network.compiled(*arguments) if len(calls) < 53 else raises(arguments)
 
-    network = copy.copy(bundle.network)
-    network.compiled = compiled
     monkeypatch.setattr(NetworkCallback, "_failed", lambda self, step, error: None)
     few = dataclasses.replace(SETTINGS, steps=100)
-    assert run(dataclasses.replace(bundle, network=network), few) is not None
+    assert run(watched(bundle, compiled), few) is not None
     assert len(calls) == 103
 
 
@@ -400,7 +404,7 @@ def test_a_failure_of_one_process_ends_all_of_them(bundle):
     command = [find_mpiexec(), "-n", "2", sys.executable, "-c", FAILING_RANK, str(bundle.folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode != 0
-    assert "LAMMPS stopped at step 18: ZeroDivisionError: planted" in done.stderr
+    assert "LAMMPS stopped at step 17: ZeroDivisionError: planted" in done.stderr
 
 
 def test_the_throughput_is_told(bundle, tmp_path, finished):

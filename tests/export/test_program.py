@@ -13,11 +13,12 @@ from cgrefine.config.training import Model
 from cgrefine.energy import NetworkTerm, SumOfTerms
 from cgrefine.errors import InputError
 from cgrefine.export import program
+from cgrefine.export.network_program import NetworkProgram
 from cgrefine.export.portable import read_artifact, unreadable
-from cgrefine.export.program import NetworkProgram
 from cgrefine.export.verify import term_values
 from cgrefine.fm.models.registry import network_term
 from tests.export import toy
+from tests.export.toy import reference
 
 FACTS = {
     name: {"name": name, "cutoff_A": toy.NETWORK_CUTOFF_A, "avg_neighbors": 9.0, **own}
@@ -30,20 +31,6 @@ FACTS = {
 }
 """Each network, small."""
 STAGES = pytest.mark.stages
-
-
-@pytest.fixture(scope="module")
-def portable():
-    return program.build(toy.NETWORK, toy.params()["network"], "1.7.0")
-
-
-@pytest.fixture(scope="module")
-def network(portable):
-    return NetworkProgram(portable.artifact, toy.topology().species, toy.NETWORK_CUTOFF_A)
-
-
-def reference(positions):
-    return term_values(SumOfTerms((toy.NETWORK,)), toy.params(), toy.topology(), positions)["network"]
 
 
 def test_program_equals_the_network_in_float64(network):
@@ -76,12 +63,6 @@ def test_every_network_leaves_for_proteins_of_any_size(name):
         assert np.abs(found.virial - expected.virial[0]).max() < 1e-3 * np.abs(expected.virial).max()
 
 
-def test_far_from_the_origin_no_digit_is_lost(network):
-    """Positions are centred in float64: 1e5 Å away, float32 alone would round them to 0.008 Å."""
-    near, far = network(toy.frames()[0]), network(toy.frames()[0] + 1e5)
-    assert np.abs(near.forces - far.forces).max() < 1e-4
-
-
 def test_virial_is_minus_the_strain_derivative():
     """W_ab = -dE/dε_ab for x → x (1 + ε) with ε symmetric, by central differences in float64."""
     x, h = toy.frames()[0], 1e-5
@@ -94,68 +75,6 @@ def test_virial_is_minus_the_strain_derivative():
     values = reference(np.stack([*strained, x]))
     plus, minus = values.energy[:-1].reshape(6, 2).T
     assert values.virial[-1] == pytest.approx(-(plus - minus) / (2 * h), rel=1e-6, abs=1e-6)
-
-
-def test_more_edges_than_there_is_room_for_make_room(portable, caplog):
-    """The crowded frame has every pair as an edge: compiled again, and said so; nothing is dropped."""
-    network = NetworkProgram(portable.artifact, toy.topology().species, toy.NETWORK_CUTOFF_A)
-    loose, crowded = toy.frames()[0], 0.4 * toy.frames()[0]
-    network(loose)
-    room = network.n_edges
-    assert network.compilations == 1 and room < 552 and not caplog.records
-    found, expected = network(crowded), reference(crowded[None])
-    assert network.n_edges == 552 and network.compilations == 2
-    assert f"546 edges within 10 Å and room for {room}" in caplog.text
-    assert found.energy == pytest.approx(expected.energy[0], rel=1e-5)
-    again = network(loose)
-    assert network.compilations == 2
-    assert np.abs(again.forces - reference(loose[None]).forces[0]).max() < 1e-4
-
-
-def test_a_list_serves_until_a_bead_has_moved_by_half_of_its_skin(portable):
-    """A walk with pairs that come into the cutoff: exact all the time, with a list for several frames. One
-    that is kept for too long is seen."""
-    network = NetworkProgram(portable.artifact, toy.topology().species, toy.NETWORK_CUTOFF_A)
-    start = toy.frames()[0]
-    moves = np.random.default_rng(5).normal(scale=0.02, size=(60, *start.shape))
-    shrinking = np.linspace(1.0, 0.85, 60)[:, None, None]
-    walk = shrinking * (start + np.cumsum(moves, axis=0))
-    forces = np.stack([network(x).forces for x in walk])
-    assert np.abs(forces - reference(walk).forces).max() < 1e-4
-    assert 1 < network.lists < 30
-    fresh = NetworkProgram(portable.artifact, toy.topology().species, toy.NETWORK_CUTOFF_A)
-    fresh(start)
-    fresh._half_skin2 = np.inf
-    crowded = 0.5 * start
-    assert np.abs(fresh(crowded).forces - reference(crowded[None]).forces[0]).max() > 1e-2
-
-
-def test_positions_that_are_not_finite_are_refused(portable):
-    network = NetworkProgram(portable.artifact, toy.topology().species, toy.NETWORK_CUTOFF_A)
-    broken = toy.frames()[0].copy()
-    network(broken)
-    broken[3, 1] = np.nan
-    with pytest.raises(ValueError, match="not all finite"):
-        network(broken)
-
-
-def test_room_has_headroom_up_to_all_pairs():
-    assert program.edge_room(50, 400) == 512
-    assert program.edge_room(24, 500) == 24 * 23
-    assert program.edge_room(1, 0) == 1
-
-
-def test_two_proteins_in_one_program(portable):
-    """Beads of one behind those of the other, far away: the sum of both."""
-    one, two = toy.topology(24), toy.chain(10)
-    network = NetworkProgram(
-        portable.artifact, np.concatenate([one.species, two.species]), toy.NETWORK_CUTOFF_A
-    )
-    x, y = toy.frames()[0], toy.frames(10)[0] + 300.0
-    both = network(np.concatenate([x, y]))
-    alone = network.of(one.species)(x), network.of(two.species)(y)
-    assert both.energy == pytest.approx(alone[0].energy + alone[1].energy, abs=1e-3)
-    assert np.abs(both.forces[24:] - alone[1].forces).max() < 2e-3
 
 
 def test_nothing_of_this_machine_is_in_the_program(portable):

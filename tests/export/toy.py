@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cgrefine.energy import BondedTerm, NetworkTerm, PairTerm, SumOfTerms
+from cgrefine.export.verify import term_values
 from cgrefine.fm.priors.classes import rows
 from cgrefine.residues import species_from_sequence
 from cgrefine.system import Topology, topology_from_species
@@ -103,3 +104,8 @@ def params() -> dict:
         "repulsion": {"sigma": np.linspace(3.6, 4.2, 20)},
         "network": jax.tree.map(np.asarray, _network_params(jax.random.key(5))),
     }
+
+
+def reference(positions):
+    """Float64 values of the network, (frames,) each."""
+    return term_values(SumOfTerms((NETWORK,)), params(), topology(), positions)["network"]
