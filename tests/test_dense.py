@@ -22,7 +22,10 @@ CHAIN = topology_from_species(RNG.integers(0, 20, N), breaks=[6], cis=[3])
 PAIR = {"kind": "pair", "cutoff_A": 6.5, "min_separation": 3, "max_separation": None}
 FACTS = {
     "bond": {"kind": "bond", "form": "harmonic", "classes": "class"},
-    "angle": {"kind": "angle", "form": "spline", "classes": "type", "low": 1.4, "high": 2.6, "wall_k": 100.0},
+    "angle": {
+        "kind": "angle", "form": "spline", "classes": "type",
+        "low": 1.4, "high": 2.6, "wall_k": 100.0, "wall_ramp": 0.035,
+    },
     "dihedral": {"kind": "dihedral", "form": "fourier", "classes": "class", "damping": [2.2, np.pi]},
     "torsion": {"kind": "dihedral", "form": "spline", "classes": "global", "damping": [2.2, np.pi]},
     "repulsion": {**PAIR, "form": "power", "epsilon": 1.0, "exponent": 12},

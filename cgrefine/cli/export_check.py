@@ -26,7 +26,7 @@ from cgrefine.report.page import Table
 PRIOR_LIMIT = 1.0e-8
 """kcal/mol and kcal/mol/Å, between two evaluations of the prior terms in float64."""
 TABLE_LIMIT = 1.0e-4
-"""kcal/mol/Å, between the prior terms in LAMMPS and in JAX: tables round the corners of walls."""
+"""kcal/mol/Å, between the prior terms in LAMMPS and in JAX."""
 RELATIVE_LIMIT = 1.0e-4
 """Largest force difference over the root mean square force, of the whole model."""
 DEPLOY = "deploy"

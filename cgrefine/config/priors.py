@@ -27,11 +27,13 @@ class BondPrior(Section):
 
 
 class Walls(Section):
-    """Quadratic walls outside the data: angle range and force constant (kcal/mol/rad², ½k form)."""
+    """Walls outside the data: angle range, force constant (kcal/mol/rad², ½k form), and over how many degrees
+    the curvature rises to it."""
 
     angle_low_deg: Annotated[float, Field(gt=0, lt=180)] = 75.0
     angle_high_deg: Annotated[float, Field(gt=0, lt=180)] = 160.0
     angle_k: Positive = 100.0
+    angle_ramp_deg: Positive = 2.0
 
 
 class AnglePrior(Section):

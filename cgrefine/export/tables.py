@@ -23,13 +23,12 @@ BOND_RANGE_A = (0.1, 20.1)
 BOND_POINTS = 4001
 BOND_LOOKUP = 32001
 """Points that LAMMPS makes of a bond table: those of near pairs are steep at contact and end at cutoffs."""
-ANGLE_POINTS = (7201, 28801, 57601)
-DIHEDRAL_POINTS = (1440, 14400, 57600)
+ANGLE_POINTS = (7201, 28801, 57601, 230401)
+DIHEDRAL_POINTS = (1440, 14400, 57600, 230400)
 """Choices, from which the terms take the first that is fine enough, see `points_needed`."""
 FIRST_TRY = 64
 """Of how many points one is written where the curves are smoothest."""
 SPLINE_TOLERANCE = 1.0e-8
-SPLINE_QUANTILE = 0.999
 PAIR_INNER_A = 0.1
 CONTACT_A, AROUND_CUTOFF_A = 7.0, 0.1
 AT_CONTACT, ELSEWHERE = 4, 16
@@ -123,11 +122,10 @@ def points_needed(
     terms: Sequence[BondedTerm], params: Any, kind: Literal["angle", "dihedral"], codes: Sequence[int]
 ) -> int:
     """The smallest number of points whose cubic splines give the force of each curve to SPLINE_TOLERANCE,
-    kcal/mol/rad, in the share SPLINE_QUANTILE of the range; the largest number there is, if none does.
+    kcal/mol/rad; the largest number there is, if none does.
 
-    A form that is smooth needs few. Splines have third derivatives that jump at their knots, an error that
-    falls with the square of the spacing. At the edge of a wall the curvature jumps, and the error, spread
-    over some ten points on both sides, falls with the spacing alone: more points make it narrower.
+    A form that is smooth needs few. Third derivatives jump at the knots of splines and at the edges of walls:
+    there the error, spread over some ten points on both sides, falls with the square of the spacing.
     """
     choices, grid, period = {
         "angle": (ANGLE_POINTS, angle_grid, 0),
@@ -144,10 +142,10 @@ def points_needed(
 
 
 def _spline_error(x: np.ndarray, force: np.ndarray, every: int, periodic: bool) -> float:
-    """Quantile of the error of the spline through every so many points, at all points."""
+    """Largest error of the spline through every so many points, at all points."""
     chosen = np.arange(0, len(x), every)
     ends = None if periodic else "not-a-knot"
-    return float(np.quantile(_errors(x, force, chosen, ends), SPLINE_QUANTILE))
+    return float(_errors(x, force, chosen, ends).max())
 
 
 def _errors(x: np.ndarray, values: np.ndarray, chosen: np.ndarray, ends: Any) -> np.ndarray:
@@ -164,7 +162,7 @@ def points_written(
     x: Float[np.ndarray, " points"], curves: Sequence[Curve], kind: Literal["angle", "dihedral"]
 ) -> np.ndarray:
     """Indices of the points from which a cubic spline gives energy and force of all curves at all others to
-    SPLINE_TOLERANCE (kcal/mol, kcal/mol/rad): many at the edges of walls, few where the curves are smooth.
+    SPLINE_TOLERANCE (kcal/mol, kcal/mol/rad): many at knots, few where the curves are smooth.
 
     x: the whole grid in rad. The spline is the one of LAMMPS: periodic for a dihedral, and with the slopes at
     both ends for an angle.

@@ -30,7 +30,7 @@ FACTS = {
         {"name": "bond", "kind": "bond", "form": "harmonic", "classes": "class"},
         {
             "name": "angle", "kind": "angle", "form": "polynomial", "classes": "class",
-            "low": ANGLE_RANGE[0], "high": ANGLE_RANGE[1], "wall_k": 100.0,
+            "low": ANGLE_RANGE[0], "high": ANGLE_RANGE[1], "wall_k": 100.0, "wall_ramp": 0.035,
         },
         {
             "name": "dihedral", "kind": "dihedral", "form": "fourier", "classes": "class",

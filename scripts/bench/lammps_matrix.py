@@ -266,7 +266,7 @@ PRIORS = {
         {"name": "bond", "kind": "bond", "form": "harmonic", "classes": "class"},
         {
             "name": "angle", "kind": "angle", "form": "spline", "classes": "class",
-            "low": 1.4, "high": 2.6, "wall_k": 60.0,
+            "low": 1.4, "high": 2.6, "wall_k": 60.0, "wall_ramp": 0.035,
         },
         {
             "name": "dihedral", "kind": "dihedral", "form": "fourier", "classes": "class",

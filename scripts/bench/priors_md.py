@@ -122,7 +122,7 @@ FACTS = {
         {"name": "bond", "kind": "bond", "form": "harmonic", "classes": "class"},
         {
             "name": "angle", "kind": "angle", "form": "spline", "classes": "class",
-            "low": 1.4, "high": 2.6, "wall_k": 100.0,
+            "low": 1.4, "high": 2.6, "wall_k": 100.0, "wall_ramp": 0.035,
         },
         {
             "name": "dihedral", "kind": "dihedral", "form": "fourier", "classes": "class",

@@ -144,7 +144,14 @@ def test_planted_false_minimum_of_angles_at_43_degrees(root, inverted):
     well = -70.0 * np.exp(-0.5 * ((theta - np.radians(43.0)) / 0.25) ** 2)
     powers = np.cos(theta)[:, None] ** np.arange(1, 9)
     fit = np.linalg.lstsq(powers, true + well, rcond=None)[0]
-    facts = {"form": "polynomial", "classes": "global", "low": 0.3, "high": 3.0, "wall_k": 1.0}
+    facts = {
+        "form": "polynomial",
+        "classes": "global",
+        "low": 0.3,
+        "high": 3.0,
+        "wall_k": 1.0,
+        "wall_ramp": 0.035,
+    }
     bad, statuses = judged(root, planted(inverted, "angle", facts, coefficients=fit[None]))
     assert bad >= {"stable_fraction", "walls_kT"} and Status.SECOND_NEIGHBOR in statuses
 

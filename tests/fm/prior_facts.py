@@ -7,7 +7,7 @@ import numpy as np
 from cgrefine.fm.priors.classes import labels
 from cgrefine.residues import N_SPECIES, species_from_sequence
 
-WALLS = {"low": 1.4, "high": 2.3, "wall_k": 100.0}
+WALLS = {"low": 1.4, "high": 2.3, "wall_k": 100.0, "wall_ramp": 0.035}
 DAMPING = (float(np.deg2rad(150.0)), float(np.pi))
 CUTOFF_A = 9.0
 

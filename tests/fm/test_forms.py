@@ -14,7 +14,7 @@ from cgrefine import geometry, units
 from cgrefine.fm.priors import forms
 from tests.chains import chain_from_internal, ideal_helix
 
-LOW, HIGH, WALL_K = 1.3, 2.7, 100.0
+LOW, HIGH, WALL_K, RAMP = 1.3, 2.7, 100.0, 0.035
 ROWS = np.random.default_rng(4).normal(size=(3, 11))
 SERIES = np.array([[0.3, -0.2, 0.7], [-0.5, 0.4, 0.1]])
 SIGMA, CUTOFF = 3.8, 6.5
@@ -24,7 +24,7 @@ ROW = jnp.asarray(1)
 
 def walled(form, x):
     return forms.walled(
-        lambda at, row: form(at, row, jnp.asarray(ROWS, x.dtype)), x, ROW, 3, LOW, HIGH, WALL_K
+        lambda at, row: form(at, row, jnp.asarray(ROWS, x.dtype)), x, ROW, 3, LOW, HIGH, WALL_K, RAMP
     )
 
 
@@ -165,13 +165,17 @@ def test_spline_curvature_is_continuous_at_knots():
 
 @pytest.mark.parametrize(("edge", "side"), [(LOW, -1), (HIGH, 1)])
 def test_wall_by_hand(edge, side):
-    """Straight line from the edge plus ½ k d²; the coefficients i give S = place + 1, slope 1/width."""
+    """A straight line from the edge, and a curvature that rises as s(t) = 3t² - 2t³ over the ramp: on it
+    k r² (t⁴/4 - t⁵/10), beyond 3/20 k r² with the slope ½ k r. The coefficients i give S = place + 1, slope
+    1/width."""
     rows = np.tile(np.arange(8.0), (3, 1))
-    width, d = (HIGH - LOW) / 5, 0.3
+    width, at_half, d = (HIGH - LOW) / 5, RAMP / 2, RAMP + 0.3
     at_edge = (edge - LOW) / width + 1.0
-    expected = at_edge + side * d / width + 0.5 * WALL_K * d**2
-    value, _ = walled_at("spline")(jnp.full(3, edge + side * d), jnp.asarray(rows))
-    assert value == pytest.approx(expected, rel=1e-12)
+    on_ramp = WALL_K * RAMP**2 * (1 / 64 - 1 / 320)
+    beyond = WALL_K * (0.15 * RAMP**2 + 0.5 * RAMP * 0.3 + 0.5 * 0.3**2)
+    for distance, wall in ((at_half, on_ramp), (d, beyond)):
+        value, _ = walled_at("spline")(jnp.full(3, edge + side * distance), jnp.asarray(rows))
+        assert value == pytest.approx(at_edge + side * distance / width + wall, rel=1e-12)
 
 
 @pytest.mark.parametrize(("curvature", "expected"), [(400.0, 400.0), (20.0, WALL_K), (-300.0, WALL_K)])
@@ -184,7 +188,7 @@ def test_curvature_of_the_wall_is_that_of_the_form_or_the_floor(curvature, expec
         return 0.5 * curvature * (x - 2.0) ** 2
 
     def extended(x):
-        return forms.walled(parabola, x, ROW, 3, LOW, HIGH, WALL_K)
+        return forms.walled(parabola, x, ROW, 3, LOW, HIGH, WALL_K, RAMP)
 
     side = 1 if edge == HIGH else -1
     second = slopes(jax.grad(extended), [edge + 0.2 * side, edge - 0.2 * side])
@@ -214,6 +218,15 @@ def test_walled_forms_are_smooth_at_any_edge(row, edge, kind):
     assert abs(left - right) < 1e-5 * scale and abs(at - right) < 1e-5 * scale
 
 
+@pytest.mark.parametrize("name", ["spline", "polynomial", "angle fourier"])
+def test_curvature_does_not_jump_at_a_wall(name):
+    """At the edges and where the floor is reached: a spline table can hold the wall, see export/tables.py."""
+    form, _ = FORMS[name]
+    for at in (LOW - RAMP, LOW, HIGH, HIGH + RAMP):
+        left, right = slopes(jax.grad(form), [at - 1e-9, at + 1e-9])
+        assert left == pytest.approx(right, abs=1e-4)  # third derivative ~1e4 times 2e-9, and rounding
+
+
 @cache
 def walled_at(kind):
     """Values and slopes at three points, of rows of eight coefficients."""
@@ -224,7 +237,7 @@ def walled_at(kind):
     }[kind]
 
     def form(x, rows):
-        return forms.walled(lambda at, row: inside(at, row, rows), x, ROW, 3, LOW, HIGH, WALL_K)
+        return forms.walled(lambda at, row: inside(at, row, rows), x, ROW, 3, LOW, HIGH, WALL_K, RAMP)
 
     return jax.jit(jax.vmap(jax.value_and_grad(form), in_axes=(0, None)))
 

@@ -18,7 +18,7 @@ FACTS = {
         {"name": "bond", "kind": "bond", "form": "harmonic", "classes": "global"},
         {
             "name": "angle", "kind": "angle", "form": "polynomial", "classes": "global",
-            "low": LOW, "high": HIGH, "wall_k": 100.0,
+            "low": LOW, "high": HIGH, "wall_k": 100.0, "wall_ramp": 0.035,
         },
         {"name": "dihedral", "kind": "dihedral", "form": "fourier", "classes": "global", "damping": None},
         {

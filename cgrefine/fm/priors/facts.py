@@ -28,7 +28,11 @@ def _bonded(cfg: Priors, low: float, high: float) -> list[dict[str, Any]]:
         for kind, term in kinds.items()
     }
     if cfg.angle.form != "harmonic":
-        terms["angle"] |= {"low": low, "high": high, "wall_k": cfg.angle.walls.angle_k}
+        walls = {
+            "wall_k": cfg.angle.walls.angle_k,
+            "wall_ramp": float(np.radians(cfg.angle.walls.angle_ramp_deg)),
+        }
+        terms["angle"] |= {"low": low, "high": high, **walls}
     start = cfg.dihedral.damping_from_deg
     terms["dihedral"]["damping"] = None if start is None else [float(np.radians(start)), float(np.pi)]
     return list(terms.values())

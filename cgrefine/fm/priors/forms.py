@@ -10,7 +10,7 @@ the tables that LAMMPS reads.
   fourier            dihedrals, angles      Σ a_n cos nφ + b_n sin nφ
   periodic_sum       dihedrals              Σ k_n (1 + cos(nφ - γ_n))
   periodic_spline    dihedrals              uniform cubic B-spline on [-π, π)
-  walled             any coordinate         another form within [low, high], a quadratic beyond
+  walled             any coordinate         another form within [low, high], walls beyond
   shifted_repulsion, wca, debye_huckel      pairs, zero from a cutoff on
 """
 
@@ -131,13 +131,15 @@ def walled(
     low: float,
     high: float,
     wall_k: float,
+    ramp: float,
 ) -> Float[Array, "..."]:
-    """form(x, row) on [low, high], extended by a quadratic on both sides; for any coordinate.
+    """form(x, row) on [low, high], and a wall beyond on both sides; for any coordinate.
 
-    Outside, with e the nearer edge:
-        U(e) + U'(e) (x - e) + ½ max(U''(e), wall_k) (x - e)²,
-    so value and slope go on, and the curvature has the floor wall_k (kcal/mol per Å² or rad², the ½k
-    form): a wall on both sides, whatever the form does at its edges or beyond them.
+    Outside, at the distance d from the nearer edge e, value, slope and curvature go on from those of the
+    form, and the curvature rises to at least wall_k (kcal/mol per Å² or rad², the ½k form) over `ramp` (Å or
+    rad):
+        U'' = U''(e) + (max(U''(e), wall_k) - U''(e)) s(d / ramp),   s(t) = t² (3 - 2t) up to 1, then 1:
+    a wall, whatever the form does at its edges or beyond them, that a spline table can hold.
     form: elementwise, C² at the edges. row: which of the n_rows rows of its parameters each x reads; edges
     are evaluated once a row.
     """
@@ -148,15 +150,22 @@ def walled(
 
     def edge(at: float) -> tuple[Array, Array]:
         place = jnp.full(n_rows, at, x.dtype)
-        first, second = jax.jvp(slope, (place,), (jnp.ones_like(place),))
-        return first, jnp.maximum(second, wall_k)
+        return jax.jvp(slope, (place,), (jnp.ones_like(place),))
 
     inside = jnp.clip(x, low, high)
     beyond, above = x - inside, 2.0 * x > low + high
-    rises, stiffness = (
+    rises, curved = (
         jnp.where(above, up[row], down[row]) for down, up in zip(edge(low), edge(high), strict=True)
     )
-    return form(inside, jnp.asarray(row)) + rises * beyond + 0.5 * stiffness * beyond**2
+    wall = jnp.maximum(wall_k - curved, 0.0) * ramp**2 * _risen(jnp.abs(beyond) / ramp)
+    return form(inside, jnp.asarray(row)) + rises * beyond + 0.5 * curved * beyond**2 + wall
+
+
+def _risen(t: Array) -> Array:
+    """∫∫ s for t >= 0, with s(t) = t² (3 - 2t) up to 1 and 1 beyond."""
+    within = jnp.minimum(t, 1.0)
+    past = t - within
+    return within**4 * (0.25 - 0.1 * within) + 0.5 * past * (1.0 + past)
 
 
 def shifted_repulsion(

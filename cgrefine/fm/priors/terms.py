@@ -10,9 +10,9 @@ parameters. Dihedrals have `damping`, (θ₁, θ₂) rad or None. Pair entries h
   kind, form             facts                                   parameters
   bond harmonic                                                  k, x0 (rows,)
   angle harmonic                                                 k, x0 (rows,)
-  angle spline           low, high (rad), wall_k                 coefficients (rows, knots)
-  angle polynomial       low, high, wall_k                       coefficients (rows, degree)
-  angle fourier          low, high, wall_k                       cos, sin (rows, harmonics)
+  angle spline           low, high, wall_ramp (rad), wall_k      coefficients (rows, knots)
+  angle polynomial       low, high, wall_ramp, wall_k            coefficients (rows, degree)
+  angle fourier          low, high, wall_ramp, wall_k            cos, sin (rows, harmonics)
   dihedral fourier                                               cos, sin (rows, harmonics)
   dihedral periodic_sum                                          k, gamma (rows, harmonics)
   dihedral spline                                                coefficients (rows, knots)
@@ -84,7 +84,7 @@ class Harmonic:
 class Walled(ABC):
     """A form within [low, high], and walls beyond: see `forms.walled`. Range in rad (angles) or Å.
 
-    wall_k: floor of the curvature outside, kcal/mol per rad² or Å².
+    wall_k: floor of the curvature outside, kcal/mol per rad² or Å², from wall_ramp (rad or Å) on.
     """
 
     kind: Kind
@@ -92,6 +92,7 @@ class Walled(ABC):
     low: float
     high: float
     wall_k: float
+    wall_ramp: float
 
     def __call__(self, params, x, types):
         """Energy, kcal/mol."""
@@ -101,7 +102,8 @@ class Walled(ABC):
         def form(at, row):
             return self.within(arrays, at, row)
 
-        return forms.walled(form, x, _row(self, types), n_rows, self.low, self.high, self.wall_k)
+        row = _row(self, types)
+        return forms.walled(form, x, row, n_rows, self.low, self.high, self.wall_k, self.wall_ramp)
 
     @abstractmethod
     def within(self, params, x, row) -> Array:
@@ -239,11 +241,17 @@ def _row(scalar: Any, types: Any) -> Any:
 
 
 def _walls(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Kind, classes and range of a walled form. Raises ValueError on an empty range."""
+    """Kind, classes, range and walls of a form. Raises ValueError on an empty range, and on facts of a
+    version whose walls had another form."""
     low, high = float(facts["low"]), float(facts["high"])
     if not low < high:
         raise ValueError(f"prior term {facts['name']!r} has the empty range {low} to {high}")
-    walls = {"low": low, "high": high, "wall_k": float(facts["wall_k"])}
+    if "wall_ramp" not in facts:
+        raise ValueError(
+            f"prior term {facts['name']!r} has walls of an older version, whose curvature jumps (no "
+            "wall_ramp): fit the priors again"
+        )
+    walls = {"low": low, "high": high, **{name: float(facts[name]) for name in ("wall_k", "wall_ramp")}}
     return {"kind": facts["kind"], "classes": facts["classes"], **walls}
 
 
