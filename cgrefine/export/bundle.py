@@ -38,7 +38,7 @@ from cgrefine.residues import CAPS, N_SPECIES, RESIDUE_MASSES, RESIDUES
 from cgrefine.system import CHAIN_GAP, CIS_BOND, Topology
 from cgrefine.versions import refuse_miscompiling
 
-FORMAT = 3
+FORMAT = 4
 META, REFERENCE, PRIORS, LAMMPS = "meta.json", "reference.npz", "priors.npz", "lammps"
 STABLEHLO, TEXT = "network.stablehlo", "network.mlir"
 MOLECULE = "molecule.npz"

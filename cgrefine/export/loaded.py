@@ -76,7 +76,9 @@ def _program_term(described: Mapping[str, Any], artifact: bytes, identity: str) 
 def _evaluation(called: Exported) -> Callable[..., tuple[jax.Array, jax.Array]]:
     def evaluate(positions, species, senders, receivers, edge_mask):
         integers = (jnp.asarray(index, jnp.int32) for index in (species, senders, receivers))
-        energies, forces, _ = called.call(jnp.asarray(positions, jnp.float32), *integers, edge_mask)
+        x = jnp.asarray(positions, jnp.float32)
+        rest = jnp.asarray(positions - x, jnp.float32)
+        energies, forces, _ = called.call(x, rest, *integers, edge_mask)
         return energies.astype(positions.dtype), forces.astype(positions.dtype)
 
     return evaluate

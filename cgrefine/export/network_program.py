@@ -132,7 +132,7 @@ class NetworkProgram:
                 n_edges, self.cutoff_A, self.n_edges, room,
             )  # fmt: skip
         bits, index = (jax.ShapeDtypeStruct(shape, np.int32) for shape in ((n_beads, 6), (n_beads,)))
-        at, *graph = jax.ShapeDtypeStruct((n_beads, 3), np.float64), *shapes_of(n_beads, room)[1:]
+        at, *graph = jax.ShapeDtypeStruct((n_beads, 3), np.float64), *shapes_of(n_beads, room)[2:]
         with jax.enable_x64(True), jax.default_device(jax.devices(PLATFORM)[0]):
             whole = around(traceable(self._artifact, PLATFORM).call)
             try:
@@ -154,14 +154,16 @@ def around(program: Callable[..., Any]) -> Callable[..., jax.Array]:
     x: the bits of positions in float64, which jax would not take as such, bead order[k] in row k and bead b
     in row rows[b]; at: positions in the order of beads at which the edges were listed. The results: forces
     in the rows of x; energy, the largest squared displacement since then, 0; the virial. Positions are
-    centred before they become float32, so that a molecule far from the origin loses no digits; energies are
-    summed in float64.
+    centred before they become float32, which keeps the virial of a molecule far from the origin; energies
+    are summed in float64.
     """
 
     def whole(x, rows, order, at, species, senders, receivers, edge_mask):
         beads = jax.lax.bitcast_convert_type(x[rows].reshape(-1, 3, 2), jnp.float64)
-        centred = (beads - at.mean(axis=0)).astype(jnp.float32)
-        energies, forces, virial = program(centred, species, senders, receivers, edge_mask)
+        centred = beads - at.mean(axis=0)
+        positions = centred.astype(jnp.float32)
+        remainders = (centred - positions).astype(jnp.float32)
+        energies, forces, virial = program(positions, remainders, species, senders, receivers, edge_mask)
         moved2 = jnp.sum((beads - at) ** 2, axis=1).max()
         energy = energies.astype(jnp.float64).sum()
         rest = jnp.stack([energy, moved2, jnp.zeros_like(energy), *virial.astype(jnp.float64)])

@@ -1,13 +1,16 @@
 """The network as a program: one portable StableHLO module that needs no code of ours to run.
 
-    positions f32 (n, 3), species i32 (n,), senders i32 (e,), receivers i32 (e,), edge_mask i1 (e,)
+    positions f32 (n, 3), remainders f32 (n, 3), species i32 (n,),
+    senders i32 (e,), receivers i32 (e,), edge_mask i1 (e,)
         -> energies f32 (n,), forces f32 (n, 3), virial f32 (6,)
 
-Å, kcal/mol. The numbers of beads n and edges e are symbols: whoever runs the module puts sizes in, and
-compiles it for them (`jax.jit` does). An edge goes from a bead to its neighbour, both directions are present;
-masked edges count for nothing. Beads of several molecules may stand behind one another: edges are what joins
-them. The virial is -dE/dstrain = Σ_i x_i F_i, in kcal/mol and in the order xx yy zz xy xz yz: LAMMPS adds it
-to the pressure as (xx + yy + zz) / 3V.
+Å, kcal/mol. Remainders are what float32 leaves of positions in float64: a bead is at the sum of both, so that
+differences keep digits that they would lose in a large molecule; zeros will do. The numbers of beads n and
+edges e are symbols: whoever runs the module puts sizes in, and compiles it for them (`jax.jit` does). An edge
+goes from a bead to its neighbour, both directions are present; masked edges count for nothing. Beads of
+several molecules may stand behind one another: edges are what joins them. The virial is -dE/dstrain =
+Σ_i x_i F_i, in kcal/mol and in the order xx yy zz xy xz yz: LAMMPS adds it to the pressure as
+(xx + yy + zz) / 3V.
 """
 
 from dataclasses import replace
@@ -47,6 +50,7 @@ def signature() -> dict[str, list[dict[str, Any]]]:
     return {
         "arguments": [
             entry("positions", "float32", "n", 3),
+            entry("remainders", "float32", "n", 3),
             entry("species", "int32", "n"),
             entry("senders", "int32", "e"),
             entry("receivers", "int32", "e"),
@@ -66,9 +70,10 @@ def build(term: NetworkTerm, params: Any, target: str) -> Portable:
     Raises ValueError when the network uses an operation that other consumers of StableHLO cannot read.
     """
 
-    def program(positions, species, senders, receivers, edge_mask):
+    def program(positions, remainders, species, senders, receivers, edge_mask):
         def total(x):
             vectors = geometry.displacements(x, senders, receivers, edge_mask)
+            vectors += remainders[receivers] - remainders[senders]
             constants = cast_params(params, jnp.float32)
             per_bead = term.edge_energy(constants, vectors, species, senders, receivers, edge_mask)
             return jnp.sum(per_bead), per_bead
@@ -101,7 +106,7 @@ def traceable(artifact: bytes, platform: str) -> export.Exported:
     jax.export, portable StableHLO stays readable over jax versions.
     """
 
-    def stand_in(positions, species, senders, receivers, edge_mask):
+    def stand_in(positions, remainders, species, senders, receivers, edge_mask):
         return positions[:, 0], positions, jnp.zeros(6, jnp.float32)
 
     return replace(exported(stand_in, _arguments(), platform), mlir_module_serialized=artifact)

@@ -115,14 +115,15 @@ def in_jax(case, program, x: np.ndarray):
     params = cast_params({name: case.params[name] for name in case.params if name != "network"}, jnp.float32)
     listed = neighbors.exact(system, x, priors.cutoff_A)
 
-    def whole(at, *graph):
-        energies, forces, virial = call(at, *graph)
+    def whole(at, rest, *graph):
+        energies, forces, virial = call(at, rest, *graph)
         of_priors, their_forces = energy.bead_energies_and_forces(priors, params, at, system, listed)
         return jnp.sum(energies) + jnp.sum(of_priors), forces + their_forces, virial
 
     edges = neighbors.padded(*neighbors.frame_edges(x, program.cutoff_A), program.n_edges)
     graph = jax.device_put((program.species, edges.senders, edges.receivers, edges.edge_mask))
-    arguments = (x.astype(np.float32), *graph)
+    at = x.astype(np.float32)
+    arguments = (at, (x - at).astype(np.float32), *graph)
     return *(jax.jit(function).lower(*arguments).compile() for function in (call, whole)), arguments
 
 

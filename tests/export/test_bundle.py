@@ -42,7 +42,8 @@ def test_a_bundle_says_what_it_is(bundle):
     assert described["repulsion"] == {"name": "repulsion", "cutoff_A": 6.5, **window}
     assert described["dihedral"]["damping"] is None
     arguments = meta["network"]["signature"]["arguments"]
-    assert [a["name"] for a in arguments] == ["positions", "species", "senders", "receivers", "edge_mask"]
+    names = ["positions", "remainders", "species", "senders", "receivers", "edge_mask"]
+    assert [a["name"] for a in arguments] == names
     assert arguments[0] == {"name": "positions", "dtype": "float32", "shape": ["n", 3]}
     listed = {str(p.relative_to(bundle.folder)) for p in bundle.folder.rglob("*") if p.is_file()}
     assert set(check_seal(bundle.folder)) == listed - {"SHA256SUMS"}
@@ -126,7 +127,7 @@ def test_a_damaged_list_is_refused(copy):
     [
         ({"units": {"length": "nm"}}, "units of length is 'nm', this version has 'Å'"),
         ({"species_order": ["GLY"]}, r"species_order is \['GLY'\], this version has \['ALA'"),
-        ({"format": 2}, "a bundle of format 2, and this version reads format 3: export it again"),
+        ({"format": 3}, "a bundle of format 3, and this version reads format 4: export it again"),
         ({"topology": {"bead": "Cβ"}}, "topology of bead is 'Cβ'"),
     ],
 )

@@ -17,6 +17,19 @@ def test_far_from_the_origin_no_digit_is_lost(network):
     assert np.abs(near.forces - far.forces).max() < 1e-4
 
 
+def test_a_large_molecule_loses_no_digit_either(portable):
+    """Halves 3e5 Å apart, where float32 has steps of 0.016 Å: what it leaves of the positions is passed on.
+    Without it, forces are wrong by more than a hundred times as much."""
+    x = toy.frames()[0]
+    x[12:] += 3e5
+    x -= x.mean(axis=0)
+    expected = reference(x[None]).forces[0]
+    network = NetworkProgram(portable.artifact, toy.topology().species, toy.NETWORK_CUTOFF_A)
+    assert np.abs(network(x).forces - expected).max() < 1e-4
+    rounded = x.astype(np.float32)
+    assert np.abs(network(rounded.astype(np.float64)).forces - expected).max() > 1e-2
+
+
 def test_more_edges_than_there_is_room_for_make_room(portable, caplog):
     """The crowded frame has every pair as an edge: compiled again, and said so; nothing is dropped."""
     network = NetworkProgram(portable.artifact, toy.topology().species, toy.NETWORK_CUTOFF_A)
