@@ -39,7 +39,7 @@ contacts, and every sixteenth one beyond."""
 class Curve(NamedTuple):
     """energy and force = -dE/dx of one table on its grid: (points,) float64, kcal/mol and per unit of x.
 
-    end_slopes: dF/dx at the first and last point, for pair tables.
+    end_slopes: dF/dx at the first and last point, from within: a pair term ends at its cutoff.
     """
 
     energy: np.ndarray
@@ -98,7 +98,7 @@ def _curves(function: Any, params: Any, x: np.ndarray, labels: Iterable[Any]) ->
         evaluate = jax.jit(
             lambda v, ends, label: (function(double, v, label), force(v, label), slope(ends, label))
         )
-        ends = x[[0, -1]]
+        ends = np.array([x[0], np.nextafter(x[-1], x[0])])
         rows = [evaluate(x, ends, label) for label in labels]
         return [Curve(np.asarray(e), np.asarray(f), (float(s[0]), float(s[1]))) for e, f, s in rows]
 

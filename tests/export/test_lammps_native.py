@@ -303,6 +303,21 @@ def test_a_chain_too_short_for_angles(tmp_path):
     assert result.energy[0] == pytest.approx(0.5 * 100.0 * 0.3**2, abs=1e-9)
 
 
+def test_a_pair_table_ends_with_the_slope_from_within():
+    """The shifted (σ/r)¹² in its last cell, where the force goes to zero as n(n+2) ε σ¹²/r_c¹⁴ (r_c - r): with
+    the slope beyond the cutoff, which is zero, the spline of LAMMPS would be wrong there."""
+    term = prior_term(prior_facts.REPULSION)
+    assert isinstance(term, PairTerm)
+    r = tables.pair_grid(term.cutoff_A)
+    params = {"repulsion": {"sigma": np.full((20, 20), 3.9)}}
+    (curve,) = tables.pair_curves([term], params, r, [(0, 0)])
+    slope = -12 * 14 * 3.9**12 / term.cutoff_A**14
+    assert curve.end_slopes[1] == pytest.approx(slope, rel=1e-9)
+    spline = CubicSpline(r, curve.force, bc_type=((1, curve.end_slopes[0]), (1, curve.end_slopes[1])))
+    distance = 0.3 * (r[-1] - r[-2])
+    assert spline(r[-1] - distance) == pytest.approx(-slope * distance, rel=1e-2)
+
+
 def test_forces_in_the_tables_are_minus_the_slope_of_the_energies():
     x = tables.bond_grid()
     for curve in tables.bonded_curves((toy.BOND,), toy.params(), x, [0, 14]):
