@@ -304,8 +304,8 @@ def test_a_chain_too_short_for_angles(tmp_path):
 
 
 def test_a_pair_table_ends_with_the_slope_from_within():
-    """The shifted (σ/r)¹² in its last cell, where the force goes to zero as n(n+2) ε σ¹²/r_c¹⁴ (r_c - r): with
-    the slope beyond the cutoff, which is zero, the spline of LAMMPS would be wrong there."""
+    """The shifted (σ/r)¹² in its last cell, where the force is n(n+2) ε σ¹²/r_c¹⁴ (r_c - r): with the slope
+    beyond the cutoff, which is zero, the spline of LAMMPS would be wrong there."""
     term = prior_term(prior_facts.REPULSION)
     assert isinstance(term, PairTerm)
     r = tables.pair_grid(term.cutoff_A)
