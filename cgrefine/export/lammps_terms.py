@@ -227,14 +227,12 @@ def _tabulated(
     if not terms or not len(codes):
         return np.zeros(len(place), np.int64), [], 0
     if kind == "bond":
-        x = tables.bond_grid()
+        x, per_x = tables.bond_grid(), 1.0
+        curves = tables.bonded_curves(terms, params, x, codes.tolist())
     else:
-        grid = {"angle": tables.angle_grid, "dihedral": tables.dihedral_grid}[kind]
-        x = grid(tables.points_needed(terms, params, kind, codes.tolist()))
-    in_degrees = kind != "bond"
-    curves = tables.bonded_curves(terms, params, np.deg2rad(x) if in_degrees else x, codes.tolist())
+        per_x = np.pi / 180.0
+        x, curves = tables.angular_curves(terms, params, kind, codes.tolist())
     index, curves = tables.distinct(curves)
-    per_x = np.pi / 180.0 if in_degrees else 1.0
     kept = np.arange(len(x)) if kind == "bond" else tables.points_written(np.deg2rad(x), curves, kind)
     texts = []
     for number, curve in enumerate(curves, start=first + 1):

@@ -25,7 +25,7 @@ BOND_LOOKUP = 32001
 """Points that LAMMPS makes of a bond table: those of near pairs are steep at contact and end at cutoffs."""
 ANGLE_POINTS = (7201, 28801, 57601, 230401)
 DIHEDRAL_POINTS = (1440, 14400, 57600, 230400)
-"""Choices, from which the terms take the first that is fine enough, see `points_needed`."""
+"""Choices, from which the terms take the first that is fine enough, see `angular_curves`."""
 FIRST_TRY = 64
 """Of how many points one is written where the curves are smoothest."""
 SPLINE_TOLERANCE = 1.0e-8
@@ -118,27 +118,31 @@ def dihedral_grid(points: int) -> np.ndarray:
     return -180.0 + np.arange(points) * 360.0 / points
 
 
-def points_needed(
+def angular_curves(
     terms: Sequence[BondedTerm], params: Any, kind: Literal["angle", "dihedral"], codes: Sequence[int]
-) -> int:
-    """The smallest number of points whose cubic splines give the force of each curve to SPLINE_TOLERANCE,
-    kcal/mol/rad; the largest number there is, if none does.
+) -> tuple[Float[np.ndarray, " points"], list[Curve]]:
+    """A grid in degrees, and on it a curve for each code, as `bonded_curves` gives it.
 
-    A form that is smooth needs few. Third derivatives jump at the knots of splines and at the edges of walls:
-    there the error, spread over some ten points on both sides, falls with the square of the spacing.
+    The grid is the smallest whose cubic splines give the force of each curve to SPLINE_TOLERANCE,
+    kcal/mol/rad; the largest there is, if none does. A form that is smooth needs few points. Third
+    derivatives jump at the knots of splines and at the edges of walls: there the error, spread over some ten
+    points on both sides, falls with the square of the spacing.
     """
     choices, grid, period = {
         "angle": (ANGLE_POINTS, angle_grid, 0),
         "dihedral": (DIHEDRAL_POINTS, dihedral_grid, 1),
     }[kind]
-    x = np.deg2rad(grid(choices[-1]))
+    degrees = grid(choices[-1])
+    x = np.deg2rad(degrees)
     curves = bonded_curves(terms, params, x, codes)
-    for points in choices[:-1]:
-        # The grid of each choice is part of that of the last one.
-        every = (len(x) - 1 + period) // (points - 1 + period)
-        if all(_spline_error(x, curve.force, every, bool(period)) < SPLINE_TOLERANCE for curve in curves):
-            return points
-    return choices[-1]
+    # The grid of each choice is part of that of the last one.
+    steps = [(len(x) - 1 + period) // (points - 1 + period) for points in choices[:-1]]
+
+    def enough(every: int) -> bool:
+        return all(_spline_error(x, c.force, every, bool(period)) < SPLINE_TOLERANCE for c in curves)
+
+    every = next((step for step in steps if enough(step)), 1)
+    return degrees[::every], [Curve(c.energy[::every], c.force[::every], c.end_slopes) for c in curves]
 
 
 def _spline_error(x: np.ndarray, force: np.ndarray, every: int, periodic: bool) -> float:

@@ -124,13 +124,16 @@ def test_a_mirrored_dihedral_would_be_seen_at_the_start(tmp_path):
 
 def test_tables_have_as_many_points_as_their_form_needs():
     """A smooth form needs few; one with knots and walls as many as there may be."""
-    assert tables.points_needed((toy.DIHEDRAL,), toy.params(), "dihedral", [0]) == tables.DIHEDRAL_POINTS[0]
+    x, (curve,) = tables.angular_curves((toy.DIHEDRAL,), toy.params(), "dihedral", [0])
+    assert len(x) == tables.DIHEDRAL_POINTS[0]
+    (expected,) = tables.bonded_curves((toy.DIHEDRAL,), toy.params(), np.deg2rad(x), [0])
+    assert np.allclose(curve.force, expected.force, rtol=0.0, atol=1e-12)
     entry = prior_facts.ALL_FORMS["dihedral spline"]
     params = {entry["name"]: prior_facts.params(entry)}
     term = prior_term(entry)
     assert isinstance(term, BondedTerm)
-    needed = tables.points_needed((term,), params, "dihedral", [0])
-    assert needed == tables.DIHEDRAL_POINTS[-1]
+    x, _ = tables.angular_curves((term,), params, "dihedral", [0])
+    assert len(x) == tables.DIHEDRAL_POINTS[-1]
 
 
 def test_files_leave_out_what_a_spline_fills_in():
