@@ -63,7 +63,7 @@ def measured(network: str, beads: int, steps: int, rounds: int) -> dict:
         settings = case.settings(steps)
 
         stepped(Deployment(bundle.lammps, program, species), settings)
-        network, whole, arguments = in_jax(case, program, x)
+        alone, whole, arguments = in_jax(case, program, x)
         compiled, seconds = program.compiled, [0.0]
 
         def watched(*arguments):
@@ -73,7 +73,7 @@ def measured(network: str, beads: int, steps: int, rounds: int) -> dict:
             return values
 
         def row() -> dict[str, float]:
-            calls = {"network": (network, arguments), "model": (whole, arguments)}
+            calls = {"network": (alone, arguments), "model": (whole, arguments)}
             found = alternated({**calls, "program": (compiled, program.arguments(x))}, steps)
             found["priors"] = stepped(Deployment(native, None, species), settings)
             seconds.clear()
