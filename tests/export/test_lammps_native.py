@@ -316,7 +316,8 @@ def test_a_pair_table_ends_with_the_slope_from_within():
     (curve,) = tables.pair_curves([term], params, r, [(0, 0)])
     slope = -12 * 14 * 3.9**12 / term.cutoff_A**14
     assert curve.end_slopes[1] == pytest.approx(slope, rel=1e-9)
-    spline = CubicSpline(r, curve.force, bc_type=((1, curve.end_slopes[0]), (1, curve.end_slopes[1])))
+    ends: Any = ((1, curve.end_slopes[0]), (1, curve.end_slopes[1]))
+    spline = CubicSpline(r, curve.force, bc_type=ends)
     distance = 0.3 * (r[-1] - r[-2])
     assert spline(r[-1] - distance) == pytest.approx(-slope * distance, rel=1e-2)
 
