@@ -28,8 +28,8 @@ FACTS = {
     },
     "dihedral": {"kind": "dihedral", "form": "fourier", "classes": "class", "damping": [2.2, np.pi]},
     "torsion": {"kind": "dihedral", "form": "spline", "classes": "global", "damping": [2.2, np.pi]},
-    "repulsion": {**PAIR, "form": "power", "epsilon": 1.0, "exponent": 12},
-    "odd": {**PAIR, "form": "power", "epsilon": 0.5, "exponent": 9},
+    "repulsion": {**PAIR, "form": "power", "shift_order": 2, "epsilon": 1.0, "exponent": 12},
+    "odd": {**PAIR, "form": "power", "shift_order": 2, "epsilon": 0.5, "exponent": 9},
     "near": {**PAIR, "form": "wca", "epsilon": 1.0, "min_separation": 2, "max_separation": 5},
     "charge": {**PAIR, "form": "debye_huckel", "dielectric": 78.5, "debye_length_A": 8.0, "cutoff_A": 20.0},
 }  # fmt: skip

@@ -70,7 +70,7 @@ class DihedralPrior(Section):
 
 
 class Repulsion(Section):
-    """Repulsion of beads at least min_separation apart: power is ε (σ/r)^n, shifted to be C¹ at cutoff_A;
+    """Repulsion of beads at least min_separation apart: power is ε (σ/r)^n, shifted to be C² at cutoff_A;
     wca is 4ε [(σ/r)¹² - (σ/r)⁶] + ε up to its minimum.
 
     σ of each pair of species is a low quantile of their contact distances, within the limits.
@@ -87,7 +87,7 @@ class Repulsion(Section):
 
 
 class ExcludedVolume(Section):
-    """ε (σ/r)^n, shifted to be C¹ at cutoff_A, between beads 2 to 5 apart; one σ for all species."""
+    """ε (σ/r)^n, shifted to be C² at cutoff_A, between beads 2 to 5 apart; one σ for all species."""
 
     epsilon_kcal_mol: Positive = 1.0
     sigma_A: Positive = 3.8

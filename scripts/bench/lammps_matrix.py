@@ -272,10 +272,13 @@ PRIORS = {
             "name": "dihedral", "kind": "dihedral", "form": "fourier", "classes": "class",
             "damping": [2.617993877991494, 3.141592653589793],
         },
-        {**PAIR, "name": "repulsion", "form": "power", "epsilon": 1.0, "exponent": 12, "cutoff_A": 7.0},
+        {
+            **PAIR, "name": "repulsion", "form": "power", "epsilon": 1.0, "exponent": 12,
+            "shift_order": 2, "cutoff_A": 7.0,
+        },
         {
             **PAIR, "name": "excluded_volume", "form": "power", "epsilon": 1.0, "exponent": 12,
-            "cutoff_A": 7.0, "min_separation": 2, "max_separation": 5,
+            "shift_order": 2, "cutoff_A": 7.0, "min_separation": 2, "max_separation": 5,
         },
         {
             **PAIR, "name": "electrostatics", "form": "debye_huckel", "dielectric": 78.5,

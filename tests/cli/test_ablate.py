@@ -394,7 +394,7 @@ TERMS = [
     {"name": "angle", "kind": "angle", "form": "harmonic", "classes": "global"},
     {
         "name": "repulsion", "kind": "pair", "form": "power", "epsilon": 1.0, "exponent": 12,
-        "cutoff_A": 6.5, "min_separation": 3, "max_separation": None,
+        "shift_order": 2, "cutoff_A": 6.5, "min_separation": 3, "max_separation": None,
     },
 ]  # fmt: skip
 PARAMS = {

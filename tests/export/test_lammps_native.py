@@ -307,19 +307,31 @@ def test_a_chain_too_short_for_angles(tmp_path):
 
 
 def test_a_pair_table_ends_with_the_slope_from_within():
-    """The shifted (σ/r)¹² in its last cell, where the force is n(n+2) ε σ¹²/r_c¹⁴ (r_c - r): with the slope
-    beyond the cutoff, which is zero, the spline of LAMMPS would be wrong there."""
-    term = prior_term(prior_facts.REPULSION)
-    assert isinstance(term, PairTerm)
+    """½ (r_c - r)², whose force rises by 1 per Å within the cutoff: with the slope beyond it, which is zero,
+    the spline of LAMMPS would be wrong in the last cell."""
+    term = PairTerm("pair", 9.0, 3, lambda p, r, i, j: 0.5 * p * (9.0 - r) ** 2)
     r = tables.pair_grid(term.cutoff_A)
-    params = {"repulsion": {"sigma": np.full((20, 20), 3.9)}}
-    (curve,) = tables.pair_curves([term], params, r, [(0, 0)])
-    slope = -12 * 14 * 3.9**12 / term.cutoff_A**14
+    (curve,) = tables.pair_curves([term], {"pair": 1.0}, r, [(0, 0)])
+    slope = -1.0
     assert curve.end_slopes[1] == pytest.approx(slope, rel=1e-9)
     ends: Any = ((1, curve.end_slopes[0]), (1, curve.end_slopes[1]))
     spline = CubicSpline(r, curve.force, bc_type=ends)
     distance = 0.3 * (r[-1] - r[-2])
     assert spline(r[-1] - distance) == pytest.approx(-slope * distance, rel=1e-2)
+
+
+@pytest.mark.parametrize("beyond_A", [-1e-3, -2e-4, -4e-5, 0.0, 4e-5, 2e-4])
+def test_near_pairs_are_exact_where_their_repulsion_ends(tmp_path, beyond_A):
+    """Three along the chain, where LAMMPS has a spline table: a jump of curvature of 0.3 kcal/mol/Å², as the
+    shift to first order has it, would be rounded to 1e-5 kcal/mol/Å."""
+    term = prior_term({**prior_facts.EXCLUDED_VOLUME, "cutoff_A": 5.0})
+    params = {term.name: {"sigma": np.full((20, 20), 3.9)}}
+    x = np.array([[0.0, 0.0, 0.0], [-2.0, 4.0, 0.0], [7.0, 4.0, 0.0], [5.0 + beyond_A, 0.0, 0.0]])
+    topology, model = topology_from_species([0, 1, 2, 3]), SumOfTerms((term,))
+    few = dataclasses.replace(SETTINGS, steps=1)
+    result = simulated(tmp_path, model, params, topology, x, few)
+    errors = model_force_errors(model, params, topology, result.positions, result.forces)
+    assert max(e.max_error for e in errors) < 5e-8
 
 
 def test_forces_in_the_tables_are_minus_the_slope_of_the_energies():

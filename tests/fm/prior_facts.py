@@ -16,7 +16,7 @@ ANGLE = {"name": "angle", "kind": "angle", "form": "spline", "classes": "class",
 DIHEDRAL = {"name": "dihedral", "kind": "dihedral", "form": "fourier", "classes": "class", "damping": DAMPING}
 REPULSION = {
     "name": "repulsion", "kind": "pair", "form": "power", "epsilon": 1.0, "exponent": 12,
-    "cutoff_A": CUTOFF_A, "min_separation": 3, "max_separation": None,
+    "shift_order": 2, "cutoff_A": CUTOFF_A, "min_separation": 3, "max_separation": None,
 }  # fmt: skip
 EXCLUDED_VOLUME = {**REPULSION, "name": "excluded_volume", "min_separation": 2, "max_separation": 5}
 ELECTROSTATICS = {

@@ -17,7 +17,7 @@ ANGLE = {"name": "angle", "kind": "angle", "form": "harmonic", "classes": "globa
 DIHEDRAL = {"name": "dihedral", "kind": "dihedral", "form": "fourier", "classes": "global", "damping": None}
 REPULSION = {
     "name": "repulsion", "kind": "pair", "form": "power", "epsilon": 1.0, "exponent": 12,
-    "cutoff_A": 6.5, "min_separation": 3, "max_separation": None,
+    "shift_order": 2, "cutoff_A": 6.5, "min_separation": 3, "max_separation": None,
 }  # fmt: skip
 FACTS = {"terms": [BOND, REPULSION]}
 """Of all twenty residues: 401 kinds of bond, of which three chains have about thirty."""

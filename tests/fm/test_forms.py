@@ -318,11 +318,12 @@ def test_debye_huckel_by_hand():
 
 
 def test_repulsion_by_hand():
-    """Shift and tilt of n = 12, σ = 3.8 at a cutoff of 6.5 Å: (3.8/6.5)¹² = 1.5932e-3."""
+    """Second-order shift of n = 12, σ = 3.8 at a cutoff of 6.5 Å: (3.8/6.5)¹² = 1.5932e-3."""
     edge = (3.8 / 6.5) ** 12
     assert edge == pytest.approx(1.5932e-3, rel=1e-3)
     for r, bare in ((3.0, 17.07), (3.5, 2.683), (3.8, 1.0), (4.5, 0.1314)):
-        expected = 1.5 * ((3.8 / r) ** 12 - edge * (1.0 + 6.0 * (1.0 - (r / 6.5) ** 2)))
+        u = 1.0 - (r / 6.5) ** 2
+        expected = 1.5 * ((3.8 / r) ** 12 - edge * (1.0 + 6.0 * u + 21.0 * u**2))
         assert values(repulsion, [r])[0] == pytest.approx(expected, rel=1e-12)
         assert (3.8 / r) ** 12 == pytest.approx(bare, rel=1e-3)
 
@@ -332,6 +333,21 @@ def test_repulsion_ends_at_the_cutoff():
     assert np.all(values(repulsion, r) == 0.0)
     assert np.all(slopes(repulsion, r) == 0.0)
     assert float(repulsion(jnp.asarray(CUTOFF - 1e-3))) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("exponent", [4, 9, 12])
+def test_curvature_of_the_repulsion_does_not_jump_at_the_cutoff(exponent):
+    """The third derivative there is -n (n+2) (n+4) ε (σ/r_c)ⁿ/r_c³: so the curvature rises within."""
+
+    def form(r):
+        return forms.shifted_repulsion(r, jnp.asarray(SIGMA), 1.5, exponent, CUTOFF)
+
+    curvature = jax.grad(jax.grad(form))
+
+    third = 1.5 * exponent * (exponent + 2) * (exponent + 4) * (SIGMA / CUTOFF) ** exponent / CUTOFF**3
+    h = 1e-4
+    assert float(curvature(jnp.asarray(CUTOFF - h))) == pytest.approx(third * h, rel=1e-2)
+    assert float(curvature(jnp.asarray(CUTOFF + 1e-9))) == 0.0
 
 
 def test_repulsion_is_a_parabola_in_the_core_and_finite_in_float32():

@@ -185,7 +185,8 @@ def test_each_pair_reads_its_own_size_and_charges():
     """Lys and Asp at 4 Å: σ of this pair, and a charge product of -1; the same in either order."""
     lysine, aspartate = species_from_sequence("KD")
     r, sigma = jnp.asarray([4.0]), PARAMS["pair power"]["sigma"][lysine, aspartate]
-    bare = (sigma / 4.0) ** 12 - (sigma / 9.0) ** 12 * (1.0 + 6.0 * (1.0 - (4.0 / 9.0) ** 2))
+    u = 1.0 - (4.0 / 9.0) ** 2
+    bare = (sigma / 4.0) ** 12 - (sigma / 9.0) ** 12 * (1.0 + 6.0 * u + 21.0 * u**2)
     far = np.exp(-3.0) / 24.0
     screened = np.exp(-0.5) / 4.0 - far * (1.0 + (1.0 / 24.0 + 1.0 / 8.0) * 20.0)
     for name, expected in (("pair power", bare), ("pair debye_huckel", -332.0637 / 78.5 * screened)):
@@ -233,3 +234,17 @@ def test_an_unknown_form_and_an_empty_range_are_refused():
         term({**prior_facts.BOND, "form": "morse"})
     with pytest.raises(ValueError, match=r"'angle' has the empty range 2.0 to 2.0"):
         term({**prior_facts.ANGLE, "low": 2.0, "high": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("entry", "missing", "words"),
+    [
+        (prior_facts.ANGLE, "wall_ramp", "'angle' has walls of an older version"),
+        (prior_facts.REPULSION, "shift_order", "'repulsion' has shift_order none, of an older version"),
+    ],
+)
+def test_facts_of_an_older_form_are_refused(entry, missing, words):
+    """They would be read as other energies than those that were fitted."""
+    older = {key: value for key, value in entry.items() if key != missing}
+    with pytest.raises(ValueError, match=words):
+        term(older)

@@ -11,6 +11,7 @@ import numpy as np
 
 from cgrefine.config.priors import EnergyWeights, Priors
 from cgrefine.fm.priors import forms
+from cgrefine.fm.priors.terms import SHIFT_ORDER
 
 Params = dict[str, dict[str, np.ndarray]]
 """Arrays by term name and parameter name."""
@@ -43,7 +44,7 @@ def _pairs(cfg: Priors) -> list[dict[str, Any]]:
     if repulsion.form == "wca":
         shape: dict[str, Any] = {"cutoff_A": forms.WCA_CUTOFF * repulsion.sigma_max_A}
     else:
-        shape = {"exponent": repulsion.exponent, "cutoff_A": repulsion.cutoff_A}
+        shape = {"exponent": repulsion.exponent, "cutoff_A": repulsion.cutoff_A, "shift_order": SHIFT_ORDER}
     terms = [
         {
             **{"name": "repulsion", "kind": "pair", "form": repulsion.form, **shape},
@@ -54,7 +55,7 @@ def _pairs(cfg: Priors) -> list[dict[str, Any]]:
     ]
     if volume is not None:
         window = volume.model_dump(include={"exponent", "cutoff_A", "min_separation", "max_separation"})
-        common = {"name": "excluded_volume", "kind": "pair", "form": "power"}
+        common = {"name": "excluded_volume", "kind": "pair", "form": "power", "shift_order": SHIFT_ORDER}
         terms.append({**common, "epsilon": volume.epsilon_kcal_mol, **window})
     if charged is not None:
         range_A = charged.model_dump(include={"dielectric", "debye_length_A", "cutoff_A", "min_separation"})

@@ -175,19 +175,22 @@ def shifted_repulsion(
     exponent: int,
     cutoff_A: float,
 ) -> Float[Array, "..."]:
-    """ε [(σ/r)ⁿ - (σ/r_c)ⁿ + ½ n (σ/r_c)ⁿ (r²/r_c² - 1)]: value and slope are zero at r_c, and beyond it.
+    """ε [(σ/r)ⁿ - T(r²)] with T the Taylor polynomial of (σ/r)ⁿ in r² at the cutoff, to second order:
+        T = (σ/r_c)ⁿ [1 - m t + ½ m (m+1) t²],   m = n/2,   t = r²/r_c² - 1.
+    Value, slope and curvature are zero at r_c, and beyond it: a spline table, as LAMMPS reads, would round a
+    jump of the curvature. It is repulsive up to there.
 
     r, σ, r_c in Å, ε in kcal/mol, no factor 4. Below r_s = σ/2 (`CORE_FRACTION`) the energy goes on as a
     parabola of r that has value and slope at r_s and its top at r = 0: repulsive with the force
     -U'(r_s) r/r_s (26 000 kcal/mol/Å at r_s for n = 12, σ = 3.8), smooth at contact and finite in float32.
     No force is lost or hidden: r is not clamped, the formula is another one there.
     """
-    edge = (sigma / cutoff_A) ** exponent
+    edge, half = (sigma / cutoff_A) ** exponent, 0.5 * exponent
 
     def bare(x: Array) -> tuple[Array, Array]:
-        power = (sigma / x) ** exponent
-        value = power - edge + 0.5 * exponent * edge * (x**2 / cutoff_A**2 - 1.0)
-        return value, exponent * (edge * x / cutoff_A**2 - power / x)
+        power, t = (sigma / x) ** exponent, x**2 / cutoff_A**2 - 1.0
+        value = power - edge * (1.0 - half * t * (1.0 - 0.5 * (half + 1.0) * t))
+        return value, exponent * (edge * (1.0 - (half + 1.0) * t) * x / cutoff_A**2 - power / x)
 
     return epsilon * _with_core(bare, r, CORE_FRACTION * sigma, cutoff_A)
 
@@ -195,8 +198,8 @@ def shifted_repulsion(
 def shifted_repulsion_constants(
     sigma: Float[Array, "..."], epsilon: float, exponent: int, cutoff_A: float
 ) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
-    """n ε σⁿ, n ε (σ/r_c)ⁿ/r_c², r_s²: with w = 1/r², r² held between r_s² and r_c², the slope of
-    `shifted_repulsion` is -U'/r = n ε σⁿ w^(n/2+1) - n ε (σ/r_c)ⁿ/r_c². No root, for even n."""
+    """a = n ε σⁿ, b = n ε (σ/r_c)ⁿ/r_c², r_s²: with r² held between r_s² and r_c², the slope of
+    `shifted_repulsion` is -U'/r = a (r²)^-(n/2+1) - b [1 - (n/2+1) (r²/r_c² - 1)]. No root, for even n."""
     scale = exponent * epsilon
     return (
         scale * sigma**exponent,

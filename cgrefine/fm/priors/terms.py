@@ -16,7 +16,7 @@ parameters. Dihedrals have `damping`, (θ₁, θ₂) rad or None. Pair entries h
   dihedral fourier                                               cos, sin (rows, harmonics)
   dihedral periodic_sum                                          k, gamma (rows, harmonics)
   dihedral spline                                                coefficients (rows, knots)
-  pair power             epsilon, exponent                       sigma (species, species)
+  pair power             epsilon, exponent, shift_order (2)      sigma (species, species)
   pair wca               epsilon                                 sigma (species, species)
   pair debye_huckel      dielectric, debye_length_A              charge (species,)
 
@@ -37,6 +37,9 @@ from cgrefine.fm.priors import forms
 from cgrefine.fm.priors.classes import Kind, Scheme, labels, rows
 
 PriorTerm = BondedTerm | PairTerm
+
+SHIFT_ORDER = 2
+"""Derivatives of a power repulsion that vanish at its cutoff, see `forms.shifted_repulsion`."""
 
 
 def prior_terms(facts: Mapping[str, Any]) -> tuple[PriorTerm, ...]:
@@ -199,9 +202,11 @@ class Power:
         """-U'(r)/r of r² in Å², kcal/mol/Å²."""
         steep, edge, core = constants
         held = jnp.clip(squared, core, self.cutoff_A**2)
+        order = 0.5 * self.exponent + 1.0
+        shift = edge * (1.0 + order - order / self.cutoff_A**2 * held)
         if self.exponent % 2 == 0:
-            return steep * (1.0 / held) ** (self.exponent // 2 + 1) - edge
-        return steep * jnp.sqrt(held) / held ** ((self.exponent + 3) // 2) - edge
+            return steep * (1.0 / held) ** (self.exponent // 2 + 1) - shift
+        return steep * jnp.sqrt(held) / held ** ((self.exponent + 3) // 2) - shift
 
 
 @dataclass(frozen=True)
@@ -240,6 +245,16 @@ def _row(scalar: Any, types: Any) -> Any:
     return jnp.asarray(rows(scalar.kind, scalar.classes))[types]
 
 
+def _power(facts: Mapping[str, Any]) -> Power:
+    """ValueError on facts of a version whose repulsion had another form."""
+    if (order := facts.get("shift_order")) != SHIFT_ORDER:
+        raise ValueError(
+            f"prior term {facts['name']!r} has shift_order {order or 'none'}, of an older version whose "
+            f"repulsion ended otherwise; this one has {SHIFT_ORDER}: fit the priors again"
+        )
+    return Power(float(facts["epsilon"]), int(facts["exponent"]), float(facts["cutoff_A"]))
+
+
 def _walls(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Kind, classes, range and walls of a form. Raises ValueError on an empty range, and on facts of a
     version whose walls had another form."""
@@ -264,7 +279,7 @@ FORMS = {
     ("dihedral", "fourier"): lambda f: Fourier("dihedral", f["classes"]),
     ("dihedral", "periodic_sum"): lambda f: PeriodicSum("dihedral", f["classes"]),
     ("dihedral", "spline"): lambda f: PeriodicSpline("dihedral", f["classes"]),
-    ("pair", "power"): lambda f: Power(float(f["epsilon"]), int(f["exponent"]), float(f["cutoff_A"])),
+    ("pair", "power"): _power,
     ("pair", "wca"): lambda f: Wca(float(f["epsilon"])),
     ("pair", "debye_huckel"): lambda f: DebyeHueckel(
         float(f["dielectric"]), float(f["debye_length_A"]), float(f["cutoff_A"])
