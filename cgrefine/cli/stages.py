@@ -116,6 +116,8 @@ def run_stage(
         inputs.update(_raw_hashes(config))
     if name == "refine":
         inputs.update(_target_hashes(config))
+    if name == "lammps":
+        inputs.update(_restart_hashes(config))
     sections = {s: _plain(getattr(config, s)) for s in (*spec.sections, *EXTRA_SECTIONS.get(name, ()))}
     fingerprint = artifacts.fingerprint_of(name, sections, inputs)
     if not force and artifacts.complete(root, name) == fingerprint:
@@ -285,6 +287,12 @@ def _target_hashes(config: Config) -> dict[str, str]:
     """Hashes of the files that targets come from."""
     assert config.refine is not None
     return _hashes([t.file for t in config.refine.targets if t.file is not None])
+
+
+def _restart_hashes(config: Config) -> dict[str, str]:
+    """Hash of the file that a run in LAMMPS goes on from."""
+    assert config.lammps is not None
+    return _hashes([] if config.lammps.restart is None else [config.lammps.restart])
 
 
 def _hashes(paths: Sequence[Path]) -> dict[str, str]:

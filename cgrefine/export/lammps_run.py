@@ -221,9 +221,11 @@ class _Driver:
             self._check_start(self._snapshots[0])
         steps = np.ptp([int(snapshot["steps"]) for snapshot in self._snapshots[-2:]])
         if steps > 0:
-            # of the steps, without the set-up, where the script prints it
-            self._speed = 1e6 * (self._lmp.last_thermo() or {}).get("CPU", seconds) / steps
-            self._say(throughput(self._speed, timestep_fs))
+            # of the steps alone, where the script prints it
+            alone_s = (self._lmp.last_thermo() or {}).get("CPU")
+            self._speed = 1e6 * (seconds if alone_s is None else alone_s) / steps
+            told = "" if alone_s is not None else " (with the set-up of the run: thermo_style has no cpu)"
+            self._say(throughput(self._speed, timestep_fs) + told)
 
     def _snapshot(self) -> dict[str, np.ndarray]:
         """Positions, model forces and thermodynamics of the current step. Collective."""

@@ -12,7 +12,7 @@ processes, with float32 networks:
              from the end of 5,000 thermostatted steps
   averages   temperature, potential energy and radius of gyration of 5,000 Langevin steps after 1,000, over
              replicas, beside those of the JAX engine from the same start; difference over its standard error
-Rows that the file already holds are not run again. --priors-only: forces of the prior alone (row "none").
+Rows that the file already holds are not run again. --networks none: the prior alone.
 """
 
 import argparse

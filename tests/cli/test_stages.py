@@ -28,7 +28,7 @@ def root(tmp_path):
     return tmp_path
 
 
-def count_builds(monkeypatch):
+def count_builds(monkeypatch, stage="train"):
     calls = []
 
     class Module:
@@ -36,7 +36,7 @@ def count_builds(monkeypatch):
         def build(stage, config, root, console):
             calls.append(stage.name)
 
-    monkeypatch.setitem(sys.modules, "cgrefine.cli.train", Module)
+    monkeypatch.setitem(sys.modules, f"cgrefine.cli.{stage}", Module)
     return calls
 
 
@@ -51,6 +51,21 @@ def test_a_complete_stage_is_skipped_until_config_or_input_changes(root, monkeyp
     assert stages.run_stage("train", changed, root, Console(quiet=True))
     assert stages.run_stage("train", changed, root, Console(quiet=True), force=True)
     assert calls == ["train"] * 4
+
+
+def test_a_run_in_lammps_is_repeated_when_its_restart_file_changes(root, monkeypatch):
+    for name in ("train", "export"):
+        finish(root, name, f"{name}-1")
+    calls, restart = count_builds(monkeypatch, "lammps"), root / "kept.restart"
+    sections = {
+        "lammps": {"restart": str(restart)},
+        "sim": {"temperature_K": 300.0, "replicas": 1, "duration_ps": 1.0, "friction_per_ps": 1.0},
+    }
+    config = parse({**CONFIG.model_dump(), **sections}, "x")
+    for content in ("one", "one", "two"):
+        restart.write_text(content)
+        stages.run_stage("lammps", config, root, Console(quiet=True))
+    assert calls == ["lammps"] * 2
 
 
 def test_sections_that_a_stage_does_not_read_do_not_rerun_it(root, monkeypatch):

@@ -410,8 +410,14 @@ def test_a_failure_of_one_process_ends_all_of_them(bundle):
 def test_the_throughput_is_told(bundle, tmp_path, finished):
     assert throughput(300.0, 2.0) == "throughput: 300 us/step, 576 ns/day"
     assert finished.ns_per_day == pytest.approx(86_400.0 * 2.0 / finished.us_per_step)
-    run(bundle, dataclasses.replace(SETTINGS, steps=50), tmp_path / "run.log")
-    assert "throughput: " in (tmp_path / "run.log").read_text()
+    log, short = tmp_path / "run.log", dataclasses.replace(SETTINGS, steps=50)
+    run(bundle, short, log)
+    assert "throughput: " in log.read_text() and "with the set-up" not in log.read_text()
+    files = shutil.copytree(bundle.lammps, tmp_path / "files")
+    script = (files / "in.lammps").read_text()
+    (files / "in.lammps").write_text(script.replace("etotal press cpu", "etotal press"))
+    simulate(of(bundle, files), short, log)
+    assert "(with the set-up of the run: thermo_style has no cpu)" in log.read_text()
 
 
 def test_a_missing_mpi_names_the_command(monkeypatch):
