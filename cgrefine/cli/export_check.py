@@ -11,6 +11,7 @@ import numpy as np
 
 from cgrefine.artifacts import require
 from cgrefine.cli.console import Console
+from cgrefine.energy import PairTerm
 from cgrefine.errors import GateError, InputError, SimulationStopped
 from cgrefine.export import deploy_files, fresh, portable
 from cgrefine.export.bundle import STABLEHLO, TEXT, write_molecule
@@ -186,7 +187,8 @@ def _lammps(loaded: Loaded, path: Path) -> list[Row]:
             return [Row(names[1], str(error), RELATIVE_LIMIT, False)]
     assert alone is not None
     own = force_error(alone.forces[0], np.sum([expected[t.name] for t in priors.terms], axis=0)).max_error
-    limit = ROUNDED_LIMIT if any(isinstance(t.scalar, Repulsive) for t in priors.terms) else TABLE_LIMIT
+    pairs = [t for t in priors.terms if isinstance(t, PairTerm)]
+    limit = ROUNDED_LIMIT if any(isinstance(t.scalar, Repulsive) for t in pairs) else TABLE_LIMIT
     all_of_it = force_error(whole.forces[0], np.sum(list(expected.values()), axis=0)).relative
     return [
         Row(names[0], own, limit, own <= limit),

@@ -35,9 +35,11 @@ SIZES = {
     },
     "painn": {"hidden": 16, "layers": 2, "n_bessel": 6},
 }  # fmt: skip
-FORCE_RMS = {"forces": 3.0, "averages": 3.0, "drift": 1.0}
-"""Random networks are scaled until their forces at the start have about this rms, kcal/mol/Å. Those of 3 have
-weights so large that 2 fs is too long for them: their energy at that step says nothing about LAMMPS."""
+FORCE_RMS = 3.0
+"""Random networks are scaled until their forces at the start have about this rms, kcal/mol/Å."""
+LINEAR = {"allegro": ("energy_1",), "mace": ("readout_0", "energy_1"), "painn": ("energy_1",)}
+"""Parameters that the energy is linear in. For the drift only they are scaled: all of them make a network so
+steep in places that 2 fs is too long for it, and its energy says nothing about LAMMPS."""
 SAMPLE_EVERY = 10
 EQUILIBRATION_STEPS = 5000
 LONGEST_S = 3600.0
@@ -65,7 +67,7 @@ def main() -> None:
             continue
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            case = Case(network, beads, chains, boundary, Path(folder), FORCE_RMS[check])
+            case = Case(network, beads, chains, boundary, Path(folder), smooth=check == "drift")
             found = CHECKS[check](case, wanted)
         line = json.dumps({"row": row, **found, "seconds": round(time.perf_counter() - start, 1)})
         with wanted.out.open("a") as file:
@@ -77,7 +79,14 @@ class Case:
     """One molecule and model, written as a bundle."""
 
     def __init__(
-        self, network: str, beads: int, chains: int, boundary: str, folder: Path, force_rms: float
+        self,
+        network: str,
+        beads: int,
+        chains: int,
+        boundary: str,
+        folder: Path,
+        force_rms: float = FORCE_RMS,
+        smooth: bool = False,
     ) -> None:
         from cgrefine.config.running import Export
         from cgrefine.energy import SumOfTerms
@@ -93,7 +102,9 @@ class Case:
         self.model = SumOfTerms(prior_terms(PRIORS))
         self.params = prior_parameters(rng)
         if network != "none":
-            term, self.params["network"] = scaled_network(network, self.topology, self.start, force_rms)
+            chosen = LINEAR[network] if smooth else None
+            term, weights = scaled_network(network, self.topology, self.start, force_rms, chosen)
+            self.params["network"] = weights
             self.model = SumOfTerms((*self.model.terms, term))
         self.facts = {"priors": PRIORS, "temperature_K": TEMPERATURE_K}
         settings = Export(reference_frames=1)
@@ -328,8 +339,9 @@ def molecule(beads: int, breaks: list[int], rng) -> np.ndarray:
     return x
 
 
-def scaled_network(name: str, topology, start: np.ndarray, force_rms: float):
-    """A random network as a term and its parameters, all scaled until the rms of its forces is about this."""
+def scaled_network(name: str, topology, start: np.ndarray, force_rms: float, chosen: tuple[str, ...] | None):
+    """A random network as a term and its parameters, those chosen (None: all of them) scaled until the rms of
+    its forces is about this."""
     import jax
 
     from cgrefine.config.training import Model
@@ -340,24 +352,25 @@ def scaled_network(name: str, topology, start: np.ndarray, force_rms: float):
     section = Model.model_validate({"name": name, "cutoff_A": NETWORK_CUTOFF_A, **SIZES[name]})
     facts = {**section.model_dump(), "avg_neighbors": 8.0}
     term = network_term(facts)
-    params = jax.tree.map(np.asarray, term.init(jax.random.key(1)))
+    params = term.init(jax.random.key(1))
+
+    def scaled(scale: float):
+        def leaf(path, value):
+            acts = chosen is None or any(part.key in chosen for part in path)
+            return np.asarray(scale * value if acts else value)
+
+        return jax.tree_util.tree_map_with_path(leaf, params)
 
     def rms(scale: float) -> float:
-        scaled = {"network": jax.tree.map(lambda leaf: scale * leaf, params)}
-        return float(
-            np.sqrt(
-                np.mean(
-                    term_values(SumOfTerms((term,)), scaled, topology, start[None])["network"].forces ** 2
-                )
-            )
-        )
+        values = term_values(SumOfTerms((term,)), {"network": scaled(scale)}, topology, start[None])
+        return float(np.sqrt(np.mean(values["network"].forces ** 2)))
 
     scale = 1.0
-    while rms(scale) < force_rms and scale < 20.0:
+    while rms(scale) < force_rms and (chosen or scale < 20.0):
         scale *= 1.1
     while rms(scale) > 2.0 * force_rms:
         scale /= 1.1
-    return term, jax.tree.map(lambda leaf: np.asarray(scale * leaf), params)
+    return term, scaled(scale)
 
 
 if __name__ == "__main__":
