@@ -18,6 +18,7 @@ from cgrefine.export.lammps_run import Deployment, run, simulate
 from cgrefine.export.lammps_settings import RunSettings
 from cgrefine.export.lammps_terms import near_pairs
 from cgrefine.export.verify import model_force_errors, term_values
+from cgrefine.fm.priors.forms import WCA_CUTOFF
 from cgrefine.fm.priors.terms import prior_terms
 from cgrefine.fm.priors.terms import term as prior_term
 from cgrefine.system import topology_from_species
@@ -320,18 +321,34 @@ def test_a_pair_table_ends_with_the_slope_from_within():
     assert spline(r[-1] - distance) == pytest.approx(-slope * distance, rel=1e-2)
 
 
-@pytest.mark.parametrize("beyond_A", [-1e-3, -2e-4, -4e-5, 0.0, 4e-5, 2e-4])
-def test_near_pairs_are_exact_where_their_repulsion_ends(tmp_path, beyond_A):
-    """Three along the chain, where LAMMPS has a spline table: a jump of curvature of 0.3 kcal/mol/Å², as the
-    shift to first order has it, would be rounded to 1e-5 kcal/mol/Å."""
-    term = prior_term({**prior_facts.EXCLUDED_VOLUME, "cutoff_A": 5.0})
+def error_where_a_near_pair_ends(tmp_path, entry, end_A):
+    """Of the force of two beads three apart along the chain, which LAMMPS has as a spline table."""
+    term = prior_term(entry)
     params = {term.name: {"sigma": np.full((20, 20), 3.9)}}
-    x = np.array([[0.0, 0.0, 0.0], [-2.0, 4.0, 0.0], [7.0, 4.0, 0.0], [5.0 + beyond_A, 0.0, 0.0]])
+    x = np.array([[0.0, 0.0, 0.0], [-2.0, 4.0, 0.0], [7.0, 4.0, 0.0], [end_A, 0.0, 0.0]])
     topology, model = topology_from_species([0, 1, 2, 3]), SumOfTerms((term,))
     few = dataclasses.replace(SETTINGS, steps=1)
     result = simulated(tmp_path, model, params, topology, x, few)
     errors = model_force_errors(model, params, topology, result.positions, result.forces)
-    assert max(e.max_error for e in errors) < 5e-8
+    return max(e.max_error for e in errors)
+
+
+@pytest.mark.parametrize("beyond_A", [-1e-3, -2e-4, -4e-5, 0.0, 4e-5, 2e-4])
+def test_near_pairs_are_exact_where_their_repulsion_ends(tmp_path, beyond_A):
+    """A jump of curvature of 0.3 kcal/mol/Å², which a shift to first order has here, would be rounded to
+    1e-5 kcal/mol/Å."""
+    entry = {**prior_facts.EXCLUDED_VOLUME, "cutoff_A": 5.0}
+    assert error_where_a_near_pair_ends(tmp_path, entry, 5.0 + beyond_A) < 5e-8
+
+
+def test_wca_of_near_pairs_is_rounded_where_it_ends(tmp_path):
+    """Its curvature jumps there: what the README says, and `export --check` allows."""
+    entry = {**prior_facts.EXCLUDED_VOLUME, "form": "wca"}
+    found = [
+        error_where_a_near_pair_ends(tmp_path / f"{k}", entry, WCA_CUTOFF * 3.9 + 1e-4 * k)
+        for k in range(-2, 3)
+    ]
+    assert 1e-5 < max(found) < 1e-3
 
 
 def test_forces_in_the_tables_are_minus_the_slope_of_the_energies():
