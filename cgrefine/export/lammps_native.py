@@ -242,6 +242,10 @@ run 0
 if "${{minimize}} > 0" then "minimize 0.0 1.0e-4 ${{minimize}} $(10*v_minimize)" "reset_timestep 0"
 if $(!is_defined(variable,restart)) then &
   "velocity all create ${{temperature_K}} ${{seed}} mom yes rot yes dist gaussian"
+# Random kicks move the molecule as a whole; where none follow, its temperature has no share in that.
+if "$(is_defined(variable,restart)) && ${{ensemble}} != langevin" then "velocity all zero linear"
+if "$(is_defined(variable,restart)) && ${{ensemble}} != langevin && ${{boundary}} == s" then &
+  "velocity all zero angular"
 # Noise and temperatures: a run that goes on must not repeat the noise.
 variable noise equal v_seed+step
 variable from equal $(step+floor(v_steps/2))
