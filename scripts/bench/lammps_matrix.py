@@ -9,7 +9,8 @@ processes, with float32 networks:
              in float64: largest difference over the rms force. Periodic rows start across a corner of the
              box; `empty` is a run on 2 processes of which the first owns no bead.
   drift      slope of the total energy in NVE, kcal/mol/ns for 50 beads, with the standard error of the fit,
-             from the end of 20,000 thermostatted steps after a minimisation
+             from the end of --equilibration-steps with a thermostat after a minimisation; warmer_K: the
+             second half over the first, of a chain that was still finding its wells
   averages   temperature, potential energy and radius of gyration of 5,000 Langevin steps after 1,000, over
              replicas, beside those of the JAX engine from the same start; difference over its standard error
 Rows that the file already holds are not run again. --networks none: the prior alone.
@@ -41,7 +42,7 @@ LINEAR = {"allegro": ("energy_1",), "mace": ("readout_0", "energy_1"), "painn": 
 """Parameters that the energy is linear in. For the drift only they are scaled: all of them make a network so
 steep in places that 2 fs is too long for it, and its energy says nothing about LAMMPS."""
 SAMPLE_EVERY = 10
-MINIMIZATION_STEPS, EQUILIBRATION_STEPS = 2000, 20_000
+MINIMIZATION_STEPS = 2000
 LONGEST_S = 3600.0
 
 
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--parallel-steps", type=int, help="on 2 processes (default: as many)")
     parser.add_argument("--drift-steps", type=int, default=20_000)
+    parser.add_argument("--equilibration-steps", type=int, default=20_000, help="before the drift")
     parser.add_argument("--replicas", type=int, default=4)
     wanted = parser.parse_args()
     wanted.out.touch()
@@ -183,7 +185,7 @@ def drift(case: Case, wanted) -> dict:
 
     series, restart = case.folder / "series.txt", case.folder / "thermal.restart"
     thermal = case.settings(
-        EQUILIBRATION_STEPS, friction_per_ps=5.0, restart_out=restart, minimize=MINIMIZATION_STEPS
+        wanted.equilibration_steps, friction_per_ps=5.0, restart_out=restart, minimize=MINIMIZATION_STEPS
     )
     nve = case.settings(wanted.drift_steps, ensemble="nve", series=series, sample_every=SAMPLE_EVERY)
     for settings, name in ((thermal, "thermal.npz"), (replace(nve, restart=restart), "nve.npz")):
@@ -197,11 +199,13 @@ def drift(case: Case, wanted) -> dict:
     blocks = zip(np.array_split(time_ns, 10), np.array_split(total, 10), strict=True)
     means = np.array([(t.mean(), e.mean()) for t, e in blocks])
     (slope, _), covariance = np.polyfit(means[:, 0], means[:, 1], 1, cov=True)
+    first, second = np.array_split(kelvin, 2)
     return {
         "kcal_mol_ns_per_50_beads": float(f"{slope * per_50:.3g}"),
         "stderr": float(f"{np.sqrt(covariance[0, 0]) * per_50:.3g}"),
         "std_kcal_mol": float(f"{total.std():.3g}"),
         "temperature_K": round(float(kelvin.mean()), 1),
+        "warmer_K": round(float(second.mean() - first.mean()), 1),
         "ns": round(float(np.ptp(time_ns)), 4),
         "us_per_step": round(result.us_per_step, 1),
     }
@@ -218,7 +222,7 @@ def averages(case: Case, wanted) -> dict:
         launch(case.folder / "bundle", settings, out, timeout_s=LONGEST_S, files=case.files)
         _, kelvin, potential, _, size = np.loadtxt(series)[100:].T
         rows.append([kelvin.mean(), potential.mean(), size.mean()])
-    ours, theirs = by_jax(case, 2 * wanted.replicas), np.array(rows)
+    ours, theirs = by_jax(case, wanted.replicas), np.array(rows)
     found = {}
     for k, name in enumerate(("temperature_K", "potential_kcal_mol", "gyration_A")):
         a, b = theirs[:, k], ours[:, k]
