@@ -10,7 +10,7 @@ processes, with float32 networks:
              box; `empty` is a run on 2 processes of which the first owns no bead.
   drift      slope of the total energy in NVE, kcal/mol/ns for 50 beads, with the standard error of the fit,
              from the end of --equilibration-steps with a thermostat after a minimisation; warmer_K: the
-             second half over the first, of a chain that was still finding its wells
+             second half over the first
   averages   temperature, potential energy and radius of gyration of 5,000 Langevin steps after 1,000, over
              replicas, beside those of the JAX engine from the same start; difference over its standard error
 Rows that the file already holds are not run again. --networks none: the prior alone.
@@ -179,8 +179,7 @@ def described(case: Case, result) -> dict:
 
 def drift(case: Case, wanted) -> dict:
     """Slope of the total energy, kcal/mol/ns for 50 beads, at constant energy from the end of a thermostatted
-    run: a random network's energy at the start is far above that of the temperature, and a chain that still
-    finds its wells in NVE heats itself to twice of it."""
+    run: a random network's energy at the start is far above that of the temperature."""
     from cgrefine.export.lammps_launch import launch
 
     series, restart = case.folder / "series.txt", case.folder / "thermal.restart"
