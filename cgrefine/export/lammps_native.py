@@ -240,23 +240,25 @@ thermo 1000
 run 0
 
 if "${{minimize}} > 0" then "minimize 0.0 1.0e-4 ${{minimize}} $(10*v_minimize)" "reset_timestep 0"
+# Noise moves the molecule as a whole. Where there is none that motion is taken away, once, and has no share in
+# the temperature: of a free molecule six kinds of it are kept, in a box the three of its centre.
+if "${{ensemble}} == langevin" then "variable still string no" else "variable still string yes"
+if "${{ensemble}} == langevin" then "compute_modify thermo_temp extra/dof 0"
+if "${{ensemble}} != langevin && ${{boundary}} == s" then "compute_modify thermo_temp extra/dof {still}"
 if $(!is_defined(variable,restart)) then &
-  "velocity all create ${{temperature_K}} ${{seed}} mom yes rot yes dist gaussian"
-# Random kicks move the molecule as a whole; where none follow, its temperature has no share in that.
-if "$(is_defined(variable,restart)) && ${{ensemble}} != langevin" then "velocity all zero linear"
-if "$(is_defined(variable,restart)) && ${{ensemble}} != langevin && ${{boundary}} == s" then &
-  "velocity all zero angular"
+  "velocity all create ${{temperature_K}} ${{seed}} mom ${{still}} rot ${{still}} dist gaussian temp thermo_temp"
+if "$(is_defined(variable,restart)) && ${{still}} == yes" then "velocity all zero linear"
+if "$(is_defined(variable,restart)) && ${{still}} == yes && ${{boundary}} == s" then "velocity all zero angular"
 # Noise and temperatures: a run that goes on must not repeat the noise.
 variable noise equal v_seed+step
 variable from equal $(step+floor(v_steps/2))
 if "${{ensemble}} == langevin" then &
   "fix integrate all nve" &
-  "fix thermostat all langevin ${{temperature_K}} ${{temperature_K}} ${{damping_fs}} $(v_noise)" &
-  "compute_modify thermo_temp extra/dof 0" # the centre of mass moves as well
+  "fix thermostat all langevin ${{temperature_K}} ${{temperature_K}} ${{damping_fs}} $(v_noise)"
 if "${{ensemble}} == nvt" then &
-  "fix integrate all nvt temp ${{temperature_K}} ${{temperature_K}} ${{damping_fs}}"
+  "fix integrate all nvt temp ${{temperature_K}} ${{temperature_K}} ${{damping_fs}}" &
+  "fix_modify integrate temp thermo_temp"
 if "${{ensemble}} == nve" then "fix integrate all nve"
-if "${{ensemble}} != langevin && ${{boundary}} == s" then "compute_modify thermo_temp extra/dof {still}"
 fix {TEMPERATURE_FIX} all ave/time 1 1 1 c_thermo_temp ave running start ${{from}}
 compute size all gyration
 variable total equal etotal

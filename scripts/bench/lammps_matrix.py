@@ -4,7 +4,7 @@
 
 Each row is a random network of some kcal/mol/Å on top of a whole prior (bond, walled angle spline, damped
 dihedral, repulsion, excluded volume from 2 to 5, screened charges), written as a bundle and run in fresh
-processes, with float32 networks:
+processes (averages: in one), with float32 networks:
   forces     step 0 and after --steps sorted steps of Langevin dynamics, on 1 and on 2 processes, against JAX
              in float64: largest difference over the rms force. Periodic rows start across a corner of the
              box; `empty` is a run on 2 processes of which the first owns no bead.
@@ -58,7 +58,8 @@ def main() -> None:
     parser.add_argument("--parallel-steps", type=int, help="on 2 processes (default: as many)")
     parser.add_argument("--drift-steps", type=int, default=20_000)
     parser.add_argument("--equilibration-steps", type=int, default=20_000, help="before the drift")
-    parser.add_argument("--replicas", type=int, default=4)
+    parser.add_argument("--replicas", type=int, default=4, help="of the averages, in each engine")
+    parser.add_argument("--seed", type=int, default=11, help="of the averages; rows of one size share it")
     wanted = parser.parse_args()
     wanted.out.touch()
     done = {tuple(json.loads(line)["row"]) for line in wanted.out.read_text().splitlines()}
@@ -211,20 +212,10 @@ def drift(case: Case, wanted) -> dict:
 
 
 def averages(case: Case, wanted) -> dict:
-    from cgrefine.export.lammps_launch import launch
-
-    rows = []
-    for replica in range(wanted.replicas):
-        series = case.folder / f"series_{replica}.txt"
-        settings = case.settings(6000, series=series, sample_every=SAMPLE_EVERY, seed=11 + 1000 * replica)
-        out = case.folder / "run.npz"
-        launch(case.folder / "bundle", settings, out, timeout_s=LONGEST_S, files=case.files)
-        _, kelvin, potential, _, size = np.loadtxt(series)[100:].T
-        rows.append([kelvin.mean(), potential.mean(), size.mean()])
-    ours, theirs = by_jax(case, wanted.replicas), np.array(rows)
-    found = {}
+    rows = by_lammps(case, wanted.replicas, wanted.seed), by_jax(case, wanted.replicas, wanted.seed)
+    found = {"replicas": wanted.replicas}
     for k, name in enumerate(("temperature_K", "potential_kcal_mol", "gyration_A")):
-        a, b = theirs[:, k], ours[:, k]
+        a, b = (engine[:, k] for engine in rows)
         error = np.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b))
         found[name] = {
             "lammps": round(float(a.mean()), 3),
@@ -234,8 +225,22 @@ def averages(case: Case, wanted) -> dict:
     return found
 
 
-def by_jax(case: Case, replicas: int) -> np.ndarray:
-    """Means of each replica over 5,000 steps after 1,000, (replicas, 3): K, kcal/mol, Å."""
+def by_lammps(case: Case, replicas: int, seed: int) -> np.ndarray:
+    """Means of each replica over 5,000 steps after 1,000, (replicas, 3): K, kcal/mol, Å. In this process."""
+    from cgrefine.export.bundle import load_bundle
+    from cgrefine.export.lammps_run import run
+
+    bundle, series = load_bundle(case.folder / "bundle", files=case.files), case.folder / "series.txt"
+    rows = []
+    for replica in range(replicas):
+        run(bundle, case.settings(6000, series=series, sample_every=SAMPLE_EVERY, seed=seed + 1000 * replica))
+        _, kelvin, potential, _, size = np.loadtxt(series)[101:].T
+        rows.append([kelvin.mean(), potential.mean(), size.mean()])
+    return np.array(rows)
+
+
+def by_jax(case: Case, replicas: int, seed: int) -> np.ndarray:
+    """The same of the JAX engine."""
     import jax
 
     from cgrefine import units
@@ -253,7 +258,7 @@ def by_jax(case: Case, replicas: int) -> np.ndarray:
     kT = np.full(replicas, units.thermal_energy(TEMPERATURE_K), np.float32)
     chunks = list(
         rollout(
-            case.model, case.params, system, start, kT, jax.random.key(3),
+            case.model, case.params, system, start, kT, jax.random.key(seed),
             Langevin(dt, units.from_per_ps(FRICTION_PER_PS)), run, limits,
         )
     )  # fmt: skip

@@ -317,6 +317,26 @@ def test_nose_hoover_keeps_its_own_energy(bundle):
     assert 200 < result.temperature_K < 400
 
 
+@pytest.mark.parametrize("boundary", ["s", "p"])
+@pytest.mark.parametrize("ensemble", ["langevin", "nvt", "nve"])
+def test_a_run_begins_at_its_temperature(bundle, tmp_path, ensemble, boundary):
+    """In the degrees of freedom that move: all where there is noise, else without those of the whole."""
+    series = tmp_path / "series.txt"
+    run(bundle, dataclasses.replace(SETTINGS, steps=10, ensemble=ensemble, boundary=boundary, series=series))
+    assert np.loadtxt(series)[0, 1] == pytest.approx(SETTINGS.temperature_K, rel=1e-5)
+
+
+def test_nose_hoover_holds_the_temperature_of_what_moves(bundle, tmp_path):
+    """The thermostat's velocity is a sum of temperature less target, and bounded: their mean difference falls
+    as one over the time, and a target in 3N - 3 degrees of freedom would be 3/(3N - 6) too high."""
+    series = tmp_path / "series.txt"
+    settings = dataclasses.replace(SETTINGS, steps=4000, timestep_fs=1.0, ensemble="nvt", friction_per_ps=20.0)
+    run(bundle, dataclasses.replace(settings, series=series, sample_every=1))
+    kelvin = np.loadtxt(series)[:, 1]
+    wrong = 3.0 / (3 * bundle.topology.n_beads - 6)
+    assert abs(kelvin.mean() / SETTINGS.temperature_K - 1.0) < 0.25 * wrong
+
+
 def test_a_run_goes_on_from_its_restart_file(bundle, tmp_path):
     """NVE in one piece and in two, the second with the network served again: the same to 1e-6 Å."""
     settings = dataclasses.replace(SETTINGS, steps=100, ensemble="nve", boundary="p")
