@@ -330,7 +330,9 @@ def test_nose_hoover_holds_the_temperature_of_what_moves(bundle, tmp_path):
     """The thermostat's velocity is a sum of temperature less target, and bounded: their mean difference falls
     as one over the time, and a target in 3N - 3 degrees of freedom would be 3/(3N - 6) too high."""
     series = tmp_path / "series.txt"
-    settings = dataclasses.replace(SETTINGS, steps=4000, timestep_fs=1.0, ensemble="nvt", friction_per_ps=20.0)
+    settings = dataclasses.replace(
+        SETTINGS, steps=4000, timestep_fs=1.0, ensemble="nvt", friction_per_ps=20.0
+    )
     run(bundle, dataclasses.replace(settings, series=series, sample_every=1))
     kelvin = np.loadtxt(series)[:, 1]
     wrong = 3.0 / (3 * bundle.topology.n_beads - 6)
