@@ -240,15 +240,17 @@ thermo 1000
 run 0
 
 if "${{minimize}} > 0" then "minimize 0.0 1.0e-4 ${{minimize}} $(10*v_minimize)" "reset_timestep 0"
-# Noise moves the molecule as a whole. Where there is none that motion is taken away, once, and has no share in
-# the temperature: of a free molecule six kinds of it are kept, in a box the three of its centre.
+# Noise moves the molecule as a whole. Where there is none that motion is taken away, once, and has no share
+# in the temperature: of a free molecule six kinds of it are kept, in a box the three of its centre.
 if "${{ensemble}} == langevin" then "variable still string no" else "variable still string yes"
 if "${{ensemble}} == langevin" then "compute_modify thermo_temp extra/dof 0"
 if "${{ensemble}} != langevin && ${{boundary}} == s" then "compute_modify thermo_temp extra/dof {still}"
 if $(!is_defined(variable,restart)) then &
-  "velocity all create ${{temperature_K}} ${{seed}} mom ${{still}} rot ${{still}} dist gaussian temp thermo_temp"
+  "velocity all create ${{temperature_K}} ${{seed}} mom ${{still}} rot ${{still}} dist gaussian &
+  temp thermo_temp"
 if "$(is_defined(variable,restart)) && ${{still}} == yes" then "velocity all zero linear"
-if "$(is_defined(variable,restart)) && ${{still}} == yes && ${{boundary}} == s" then "velocity all zero angular"
+if "$(is_defined(variable,restart)) && ${{still}} == yes && ${{boundary}} == s" then &
+  "velocity all zero angular"
 # Noise and temperatures: a run that goes on must not repeat the noise.
 variable noise equal v_seed+step
 variable from equal $(step+floor(v_steps/2))

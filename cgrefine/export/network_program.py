@@ -15,8 +15,7 @@ from jaxtyping import Float
 
 from cgrefine.errors import InputError
 from cgrefine.export.portable import PLATFORM, first_line
-from cgrefine.export.program import shapes_of, traceable
-from cgrefine.geometry import AnyArray
+from cgrefine.export.program import traceable
 from cgrefine.neighbors import frame_edges, padded
 
 EDGE_HEADROOM = 1.25
@@ -66,8 +65,8 @@ class NetworkProgram:
         self._moved2 = np.inf
         self._as_numbered = np.arange(len(self.species), dtype=np.int32)
         self._order = self._rows = np.zeros(0, np.int32)
-        self._graph: tuple[jax.Array, ...] = ()
-        self._orders: tuple[jax.Array, ...] = ()
+        self._orders: jax.Array | None = None
+        self._edges: jax.Array | None = None
 
     def of(self, species: np.ndarray) -> "NetworkProgram":
         """The program for a molecule of other residues, or of more or fewer."""
@@ -84,7 +83,7 @@ class NetworkProgram:
         order = self._as_numbered if order is None else order
         if order is not self._order:
             self._order, self._rows = order, np.argsort(order).astype(np.int32)
-            self._orders = _on_device(self._rows, np.asarray(order, np.int32))
+            self._orders = _on_device(np.stack([self._rows, np.asarray(order, np.int32)]))
         # A little before the skin is used up, so that few evaluations are made in vain.
         if not self._moved2 < NEARLY * self._half_skin2:
             self._list(positions[self._rows])
@@ -95,10 +94,10 @@ class NetworkProgram:
             values = self._evaluated(positions)
         return values
 
-    def arguments(self, positions: np.ndarray) -> tuple[np.ndarray | jax.Array, ...]:
+    def arguments(self, positions: np.ndarray) -> tuple[Any, ...]:
         """Arguments of `compiled`: positions (n, 3) in the order and with the edges of the last call."""
         bits = np.ascontiguousarray(positions, np.float64).view(np.int32)
-        return bits, *self._orders, *self._graph
+        return bits, self._orders, self._edges
 
     def _evaluated(self, positions: np.ndarray) -> NetworkValues:
         assert self.compiled is not None
@@ -119,8 +118,8 @@ class NetworkProgram:
             near = lengths < reach_A
             senders, receivers = senders[near], receivers[near]
         edges = padded(senders, receivers, self.n_edges)
-        at = np.array(positions, np.float64)
-        self._graph = _on_device(at, self.species, edges.senders, edges.receivers, edges.edge_mask)
+        bits = np.array(positions, np.float64).view(np.int32)
+        self._edges = _on_device(np.concatenate([bits.ravel(), edges.senders, edges.receivers]))
         self._half_skin2 = (0.5 * (reach_A - self.cutoff_A)) ** 2
         self.lists += 1
 
@@ -131,39 +130,48 @@ class NetworkProgram:
                 "%d edges within %g Å and room for %d: the network is compiled again with room for %d",
                 n_edges, self.cutoff_A, self.n_edges, room,
             )  # fmt: skip
-        bits, index = (jax.ShapeDtypeStruct(shape, np.int32) for shape in ((n_beads, 6), (n_beads,)))
-        at, *graph = jax.ShapeDtypeStruct((n_beads, 3), np.float64), *shapes_of(n_beads, room)[2:]
+        shapes = (n_beads, 6), (2, n_beads), (6 * n_beads + 2 * room,)
         with jax.enable_x64(True), jax.default_device(jax.devices(PLATFORM)[0]):
-            whole = around(traceable(self._artifact, PLATFORM).call)
+            whole = around(traceable(self._artifact, PLATFORM).call, self.species)
+            words = [jax.ShapeDtypeStruct(shape, np.int32) for shape in shapes]
             try:
-                self.compiled = jax.jit(whole).lower(bits, index, index, at, *graph).compile()
+                self.compiled = jax.jit(whole).lower(*words).compile()
             except (ValueError, RuntimeError) as error:
                 raise InputError(f"the exported network does not compile: {first_line(error)}") from error
         self.n_edges, self.compilations = room, self.compilations + 1
 
 
-def around(program: Callable[..., Any]) -> Callable[..., jax.Array]:
+def around(program: Callable[..., Any], species: np.ndarray) -> Callable[..., jax.Array]:
     """All arithmetic of a call around the program, so that it is compiled with it.
 
     In a simulation the network leaves nothing of the interpreter in the caches: every operation that is not
-    compiled costs some ten microseconds, and there would be eight.
+    compiled costs some ten microseconds, and there would be eight. An argument costs as much where it is
+    made, so there are few.
 
-        x i32 (n, 6), rows i32 (n,), order i32 (n,), at f64 (n, 3), and the program's species and edges
-            -> f64 (n + 3, 3)
+        x i32 (n, 6), orders i32 (2, n), edges i32 (6n + 2e,) -> f64 (n + 3, 3)
 
-    x: the bits of positions in float64, which jax would not take as such, bead order[k] in row k and bead b
-    in row rows[b]; at: positions in the order of beads at which the edges were listed. The results: forces
-    in the rows of x; energy, the largest squared displacement since then, 0; the virial. Positions are
-    centred before they become float32, which keeps the virial of a molecule far from the origin; energies
-    are summed in float64.
+    x: the bits of positions in float64, which jax would not take as such; orders: the row of each bead, and
+    the bead of each row; edges: the bits of the positions in the order of beads at which the edges were
+    listed, their senders, their receivers, which are the same bead where there is no edge. The results:
+    forces in the rows of x; energy, the largest squared displacement since then, 0; the virial. Positions
+    are centred before they become float32, which keeps the virial of a molecule far from the origin;
+    energies are summed in float64.
     """
+    n_beads = len(species)
 
-    def whole(x, rows, order, at, species, senders, receivers, edge_mask):
-        beads = jax.lax.bitcast_convert_type(x[rows].reshape(-1, 3, 2), jnp.float64)
+    def doubles(words):
+        return jax.lax.bitcast_convert_type(words.reshape(n_beads, 3, 2), jnp.float64)
+
+    def whole(x, orders, edges):
+        rows, order = orders
+        beads, at = doubles(x[rows]), doubles(edges[: 6 * n_beads])
+        senders, receivers = edges[6 * n_beads :].reshape(2, -1)
         centred = beads - at.mean(axis=0)
         positions = centred.astype(jnp.float32)
         remainders = (centred - positions).astype(jnp.float32)
-        energies, forces, virial = program(positions, remainders, species, senders, receivers, edge_mask)
+        energies, forces, virial = program(
+            positions, remainders, species, senders, receivers, senders != receivers
+        )
         moved2 = jnp.sum((beads - at) ** 2, axis=1).max()
         energy = energies.astype(jnp.float64).sum()
         rest = jnp.stack([energy, moved2, jnp.zeros_like(energy), *virial.astype(jnp.float64)])
@@ -172,7 +180,6 @@ def around(program: Callable[..., Any]) -> Callable[..., jax.Array]:
     return whole
 
 
-def _on_device(*arrays: AnyArray) -> tuple[jax.Array, ...]:
-    """Arrays of 32 and 64 bits, as they are, for the CPU."""
-    with jax.enable_x64(True):
-        return jax.device_put(arrays, jax.devices(PLATFORM)[0])
+def _on_device(words: np.ndarray) -> jax.Array:
+    """An array of int32, for the CPU."""
+    return jax.device_put(words, jax.devices(PLATFORM)[0])
