@@ -61,7 +61,9 @@ def main() -> None:
     parser.add_argument("--parallel-steps", type=int, help="on 2 processes (default: as many)")
     parser.add_argument("--drift-steps", type=int, default=20_000)
     parser.add_argument("--equilibration-steps", type=int, default=20_000, help="before the drift")
-    parser.add_argument("--equilibration-friction", type=float, default=5.0, help="1/ps; less: it moves faster")
+    parser.add_argument(
+        "--equilibration-friction", type=float, default=5.0, help="1/ps; less: it moves faster"
+    )
     parser.add_argument("--replicas", type=int, default=4, help="of the averages, in each engine")
     parser.add_argument("--seed", type=int, default=11, help="of the averages; rows of one size share it")
     wanted = parser.parse_args()
