@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument(
         "--equilibration-friction", type=float, default=5.0, help="1/ps; less: it moves faster"
     )
+    parser.add_argument("--equilibration-timestep-fs", type=float, default=TIMESTEP_FS)
     parser.add_argument("--replicas", type=int, default=4, help="of the averages, in each engine")
     parser.add_argument("--seed", type=int, default=11, help="of the averages; rows of one size share it")
     wanted = parser.parse_args()
@@ -192,6 +193,7 @@ def drift(case: Case, wanted) -> dict:
     series, restart = case.folder / "series.txt", case.folder / "thermal.restart"
     thermal = case.settings(
         wanted.equilibration_steps,
+        timestep_fs=wanted.equilibration_timestep_fs,
         friction_per_ps=wanted.equilibration_friction,
         restart_out=restart,
         minimize=MINIMIZATION_STEPS,
