@@ -11,9 +11,8 @@ processes (averages: in one), with float32 networks:
   drift      slope of the total energy in NVE, kcal/mol/ns for 50 beads, with the standard error of the fit,
              from the end of --equilibration-steps with a thermostat after a minimisation; warmer_K: the
              second half over the first. Velocity Verlet keeps an energy that differs from this one by
-             about dt² times the kinetic energy (Hairer, Lubich & Wanner, Acta Numerica 12, 399, 2003), so
-             a molecule that warms while it folds loses some; less_warming: with the temperature as a
-             second column of the fit
+             order dt² (Hairer, Lubich & Wanner, Acta Numerica 12, 399, 2003), which changes while a
+             molecule folds and warms; less_warming: with the temperature as a second column of the fit
   averages   temperature, potential energy and radius of gyration of 5,000 Langevin steps after 1,000, over
              replicas, beside those of the JAX engine from the same start; difference over its standard error
 Rows that the file already holds are not run again. --networks none: the prior alone.
