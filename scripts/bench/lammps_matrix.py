@@ -261,7 +261,7 @@ def by_lammps(case: Case, replicas: int, seed: int) -> np.ndarray:
 
 
 def by_jax(case: Case, replicas: int, seed: int) -> np.ndarray:
-    """The same of the JAX engine."""
+    """The same of the JAX engine, of which the network has a list of its own edges, see `own_edges`."""
     import jax
 
     from cgrefine import units
@@ -279,7 +279,7 @@ def by_jax(case: Case, replicas: int, seed: int) -> np.ndarray:
     kT = np.full(replicas, units.thermal_energy(TEMPERATURE_K), np.float32)
     chunks = list(
         rollout(
-            case.model, case.params, system, start, kT, jax.random.key(seed),
+            own_edges(case.model, system, start), case.params, system, start, kT, jax.random.key(seed),
             Langevin(dt, units.from_per_ps(FRICTION_PER_PS)), run, limits,
         )
     )  # fmt: skip
@@ -294,6 +294,30 @@ def by_jax(case: Case, replicas: int, seed: int) -> np.ndarray:
     centred = x - (mass * x).sum(axis=2, keepdims=True) / mass.sum()
     size = np.sqrt((mass * centred**2).sum(axis=(2, 3)) / mass.sum()).mean(axis=0)
     return np.stack([kelvin, potential, size], axis=1)
+
+
+def own_edges(model, system, start: np.ndarray):
+    """The model, its network on the edges within its own cutoff instead of those within that of the charges,
+    of which a compact chain has eight times as many. Not a number where they do not fit."""
+    import jax.numpy as jnp
+
+    from cgrefine import neighbors
+    from cgrefine.energy import NetworkTerm, SumOfTerms
+    from cgrefine.sim.forces import room_for
+
+    networks = SumOfTerms(tuple(t for t in model.terms if isinstance(t, NetworkTerm)))
+    others = SumOfTerms(tuple(t for t in model.terms if t not in networks.terms))
+    if not networks.terms:
+        return model
+    cutoff_A, pairs = networks.cutoff_A, neighbors.candidates(system)
+    room = room_for(start, pairs, cutoff_A, headroom=2.0)
+
+    def bead_energies(params, positions, system, edges):
+        own = neighbors.update(positions, pairs, cutoff_A, room)
+        energies = networks(params, positions, system, own) + others(params, positions, system, edges)
+        return jnp.where(own.overflow, jnp.nan, energies)
+
+    return bead_energies
 
 
 CHECKS = {"forces": forces, "drift": drift, "averages": averages}
