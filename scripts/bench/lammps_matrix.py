@@ -15,7 +15,8 @@ processes (averages: in one), with float32 networks:
              molecule folds and warms; less_warming: with the temperature as a second column of the fit
   averages   temperature, potential energy and radius of gyration of 5,000 Langevin steps after 1,000, over
              replicas, beside those of the JAX engine from the same start; difference over its standard error
-Rows that the file already holds are not run again. --networks none: the prior alone.
+Rows that the file already holds are not run again. --networks none: the prior alone. --table: what the file
+holds as a Markdown table, nothing is run.
 """
 
 import argparse
@@ -45,6 +46,8 @@ LINEAR = {"allegro": ("energy_1",), "mace": ("readout_0", "energy_1"), "painn": 
 steep in places that 2 fs is too long for it, and its energy says nothing about LAMMPS."""
 SAMPLE_EVERY = 10
 MINIMIZATION_STEPS = 2000
+DRIFT_STEPS = {10: 60_000, 50: 40_000, 200: 20_000}
+REPLICAS = {10: 12, 50: 6, 200: 3}
 LONGEST_S = 3600.0
 
 
@@ -58,17 +61,24 @@ def main() -> None:
     parser.add_argument("--checks", nargs="+", default=["forces"], choices=["forces", "drift", "averages"])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--parallel-steps", type=int, help="on 2 processes (default: as many)")
-    parser.add_argument("--drift-steps", type=int, default=20_000)
-    parser.add_argument("--equilibration-steps", type=int, default=20_000, help="before the drift")
+    parser.add_argument("--drift-steps", type=int, help=f"default by beads: {DRIFT_STEPS}")
+    parser.add_argument("--equilibration-steps", type=int, default=35_000, help="before the drift")
     parser.add_argument(
-        "--equilibration-friction", type=float, default=5.0, help="1/ps; less: it moves faster"
+        "--equilibration-friction", type=float, default=1.0, help="1/ps; less: it moves faster"
     )
-    parser.add_argument("--equilibration-timestep-fs", type=float, default=TIMESTEP_FS)
-    parser.add_argument("--replicas", type=int, default=4, help="of the averages, in each engine")
+    parser.add_argument("--equilibration-timestep-fs", type=float, default=6.0)
+    parser.add_argument(
+        "--replicas", type=int, help=f"of the averages, in each engine; default by beads: {REPLICAS}"
+    )
     parser.add_argument("--seed", type=int, default=11, help="of the averages; rows of one size share it")
+    parser.add_argument("--table", action="store_true", help="print the table of --out")
     wanted = parser.parse_args()
     wanted.out.touch()
-    done = {tuple(json.loads(line)["row"]) for line in wanted.out.read_text().splitlines()}
+    held = [json.loads(line) for line in wanted.out.read_text().splitlines()]
+    if wanted.table:
+        print(table(held))
+        return
+    done = {tuple(row["row"]) for row in held}
     rows = itertools.product(wanted.beads, wanted.networks, wanted.chains, wanted.boundaries, wanted.checks)
     for beads, network, chains, boundary, check in rows:
         row = (check, network, beads, chains, boundary)
@@ -82,6 +92,36 @@ def main() -> None:
         with wanted.out.open("a") as file:
             file.write(line + "\n")
         print(line, flush=True)
+
+
+def for_size(choices: dict[int, int], beads: int) -> int:
+    """What is chosen for the largest number of beads that is not above this one."""
+    return choices[max((n for n in choices if n <= beads), default=min(choices))]
+
+
+def table(rows: list[dict]) -> str:
+    """A line for each molecule, a column for each check and network: the largest relative error; the slope
+    and its standard error; differences in standard errors of temperature, potential energy and Rg."""
+    held = {tuple(row["row"]): cell(row) for row in rows}
+    columns = sorted({key[:2] for key in held}, key=lambda key: ([*CHECKS].index(key[0]), key[1]))
+    lines = [["beads", "chains", "boundary", *(f"{check}, {network}" for check, network in columns)]]
+    lines.append(["---"] * len(lines[0]))
+    for beads, chains, boundary in sorted({key[2:] for key in held}):
+        cells = [held.get((*column, beads, chains, boundary), "") for column in columns]
+        where = {"s": "free", "p": "periodic"}[boundary]
+        lines.append([str(beads), str(chains), where, *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cell(row: dict) -> str:
+    """The result of a row in a few characters."""
+    if row["row"][0] == "drift":
+        return f"{row['kcal_mol_ns_per_50_beads']:.3f} ± {row['stderr']:.3f}"
+    if row["row"][0] == "averages":
+        parts = [part["standard_errors"] for part in row.values() if isinstance(part, dict)]
+        return ", ".join(f"{part:.1f}" for part in parts)
+    runs = [part for part in row.values() if isinstance(part, dict)]
+    return f"{max(max(run['relative_error']) for run in runs):.1e}"
 
 
 class Case:
@@ -197,7 +237,8 @@ def drift(case: Case, wanted) -> dict:
         restart_out=restart,
         minimize=MINIMIZATION_STEPS,
     )
-    nve = case.settings(wanted.drift_steps, ensemble="nve", series=series, sample_every=SAMPLE_EVERY)
+    steps = wanted.drift_steps or for_size(DRIFT_STEPS, case.topology.n_beads)
+    nve = case.settings(steps, ensemble="nve", series=series, sample_every=SAMPLE_EVERY)
     for settings, name in ((thermal, "thermal.npz"), (replace(nve, restart=restart), "nve.npz")):
         (result,) = launch(
             case.folder / "bundle", settings, case.folder / name, timeout_s=LONGEST_S, files=case.files
@@ -233,8 +274,9 @@ def fitted(columns: np.ndarray, values: np.ndarray) -> tuple[float, float]:
 
 
 def averages(case: Case, wanted) -> dict:
-    rows = by_lammps(case, wanted.replicas, wanted.seed), by_jax(case, wanted.replicas, wanted.seed)
-    found = {"replicas": wanted.replicas}
+    replicas = wanted.replicas or for_size(REPLICAS, case.topology.n_beads)
+    rows = by_lammps(case, replicas, wanted.seed), by_jax(case, replicas, wanted.seed)
+    found = {"replicas": replicas}
     for k, name in enumerate(("temperature_K", "potential_kcal_mol", "gyration_A")):
         a, b = (engine[:, k] for engine in rows)
         error = np.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b))
