@@ -14,7 +14,8 @@ processes (averages: in one), with float32 networks:
              order dt² (Hairer, Lubich & Wanner, Acta Numerica 12, 399, 2003), which changes while a
              molecule folds and warms; less_warming: with the temperature as a second column of the fit
   averages   temperature, potential energy and radius of gyration of 5,000 Langevin steps after 1,000, over
-             replicas, beside those of the JAX engine from the same start; difference over its standard error
+             replicas, beside those of the JAX engine from the same start; difference over its standard error.
+             Both boundaries of a command share what JAX found
 Rows that the file already holds are not run again. --networks none: the prior alone. --table: what the file
 holds as a Markdown table, nothing is run.
 """
@@ -46,7 +47,8 @@ LINEAR = {"allegro": ("energy_1",), "mace": ("readout_0", "energy_1"), "painn": 
 steep in places that 2 fs is too long for it, and its energy says nothing about LAMMPS."""
 SAMPLE_EVERY = 10
 MINIMIZATION_STEPS = 2000
-DRIFT_STEPS = {10: 60_000, 50: 40_000, 200: 20_000}
+EQUILIBRATION_STEPS = {10: 35_000, 50: 20_000, 200: 26_000}
+DRIFT_STEPS = {10: 60_000, 50: 25_000, 200: 15_000}
 REPLICAS = {10: 12, 50: 6, 200: 3}
 LONGEST_S = 3600.0
 
@@ -62,7 +64,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--parallel-steps", type=int, help="on 2 processes (default: as many)")
     parser.add_argument("--drift-steps", type=int, help=f"default by beads: {DRIFT_STEPS}")
-    parser.add_argument("--equilibration-steps", type=int, default=35_000, help="before the drift")
+    parser.add_argument("--equilibration-steps", type=int, help=f"before the drift; {EQUILIBRATION_STEPS}")
     parser.add_argument(
         "--equilibration-friction", type=float, default=1.0, help="1/ps; less: it moves faster"
     )
@@ -79,19 +81,22 @@ def main() -> None:
         print(table(held))
         return
     done = {tuple(row["row"]) for row in held}
-    rows = itertools.product(wanted.beads, wanted.networks, wanted.chains, wanted.boundaries, wanted.checks)
-    for beads, network, chains, boundary, check in rows:
-        row = (check, network, beads, chains, boundary)
-        if row in done:
-            continue
-        start = time.perf_counter()
+    for beads, network, chains in itertools.product(wanted.beads, wanted.networks, wanted.chains):
         with tempfile.TemporaryDirectory() as folder:
-            case = Case(network, beads, chains, boundary, Path(folder), smooth=check == "drift")
-            found = CHECKS[check](case, wanted)
-        line = json.dumps({"row": row, **found, "seconds": round(time.perf_counter() - start, 1)})
-        with wanted.out.open("a") as file:
-            file.write(line + "\n")
-        print(line, flush=True)
+            cases: dict[bool, Case] = {}
+            for boundary, check in itertools.product(wanted.boundaries, wanted.checks):
+                row, smooth = (check, network, beads, chains, boundary), check == "drift"
+                if row in done:
+                    continue
+                start = time.perf_counter()
+                if smooth not in cases:
+                    cases[smooth] = Case(network, beads, chains, Path(folder) / str(smooth), smooth=smooth)
+                cases[smooth].place(boundary)
+                found = CHECKS[check](cases[smooth], wanted)
+                line = json.dumps({"row": row, **found, "seconds": round(time.perf_counter() - start, 1)})
+                with wanted.out.open("a") as file:
+                    file.write(line + "\n")
+                print(line, flush=True)
 
 
 def for_size(choices: dict[int, int], beads: int) -> int:
@@ -125,14 +130,14 @@ def cell(row: dict) -> str:
 
 
 class Case:
-    """One molecule and model, written as a bundle."""
+    """One molecule and model, written as a bundle; and where it is run: the boundary, LAMMPS files of their
+    own in a periodic box, the folder of what is written. What JAX found is kept: it knows no box."""
 
     def __init__(
         self,
         network: str,
         beads: int,
         chains: int,
-        boundary: str,
         folder: Path,
         force_rms: float = FORCE_RMS,
         smooth: bool = False,
@@ -144,7 +149,7 @@ class Case:
         from cgrefine.system import topology_from_species
 
         rng = np.random.default_rng(beads + 7 * chains)
-        self.boundary, self.folder = boundary, folder
+        self.folder, self.by_jax = folder, None
         breaks = [beads * k // chains for k in range(1, chains)]
         self.topology = topology_from_species(rng.integers(0, 20, beads), breaks=breaks)
         self.start = molecule(beads, breaks, rng)
@@ -161,6 +166,12 @@ class Case:
             folder / "bundle", self.model, self.params, self.topology, self.start[None], "case", settings,
             self.facts,
         )  # fmt: skip
+        self.place("s")
+
+    def place(self, boundary: str) -> None:
+        """From now on at this boundary."""
+        self.boundary, self.runs = boundary, self.folder / boundary
+        self.runs.mkdir(parents=True, exist_ok=True)
         self.files = self.placed(0.5) if boundary == "p" else None
 
     def placed(self, where: float) -> Path:
@@ -168,6 +179,8 @@ class Case:
         from cgrefine.export.lammps_native import MODEL, SCRIPT, write_files
 
         files = self.folder / f"files_{where}"
+        if files.exists():
+            return files
         box_A = max(2.2 * self.model.cutoff_A, float(np.ptp(self.start, axis=0).max()) + 30.0)
         box_A *= 1.0 if where == 0.5 else 2.5
         write_files(files, self.model, self.params, self.topology, self.start, "case", box_A=box_A)
@@ -200,7 +213,7 @@ def forces(case: Case, wanted) -> dict:
         (result,) = launch(
             bundle,
             chosen,
-            case.folder / f"run_{ranks}.npz",
+            case.runs / f"run_{ranks}.npz",
             ranks=ranks,
             timeout_s=LONGEST_S,
             files=case.files,
@@ -208,7 +221,7 @@ def forces(case: Case, wanted) -> dict:
         found[f"ranks_{ranks}"] = described(case, result)
     if case.boundary == "p":
         aside = case.placed(0.25)
-        out = case.folder / "empty.npz"
+        out = case.runs / "empty.npz"
         (result,) = launch(bundle, parallel, out, ranks=2, timeout_s=LONGEST_S, files=aside)
         found["empty"] = {**described(case, result), "fewest_beads": result.fewest}
     return found
@@ -229,9 +242,9 @@ def drift(case: Case, wanted) -> dict:
     run: a random network's energy at the start is far above that of the temperature."""
     from cgrefine.export.lammps_launch import launch
 
-    series, restart = case.folder / "series.txt", case.folder / "thermal.restart"
+    series, restart = case.runs / "series.txt", case.runs / "thermal.restart"
     thermal = case.settings(
-        wanted.equilibration_steps,
+        wanted.equilibration_steps or for_size(EQUILIBRATION_STEPS, case.topology.n_beads),
         timestep_fs=wanted.equilibration_timestep_fs,
         friction_per_ps=wanted.equilibration_friction,
         restart_out=restart,
@@ -241,7 +254,7 @@ def drift(case: Case, wanted) -> dict:
     nve = case.settings(steps, ensemble="nve", series=series, sample_every=SAMPLE_EVERY)
     for settings, name in ((thermal, "thermal.npz"), (replace(nve, restart=restart), "nve.npz")):
         (result,) = launch(
-            case.folder / "bundle", settings, case.folder / name, timeout_s=LONGEST_S, files=case.files
+            case.folder / "bundle", settings, case.runs / name, timeout_s=LONGEST_S, files=case.files
         )
     step, kelvin, _, total, _ = np.loadtxt(series).T
     time_ns = step * TIMESTEP_FS * 1e-6
@@ -275,7 +288,9 @@ def fitted(columns: np.ndarray, values: np.ndarray) -> tuple[float, float]:
 
 def averages(case: Case, wanted) -> dict:
     replicas = wanted.replicas or for_size(REPLICAS, case.topology.n_beads)
-    rows = by_lammps(case, replicas, wanted.seed), by_jax(case, replicas, wanted.seed)
+    if case.by_jax is None:
+        case.by_jax = by_jax(case, replicas, wanted.seed)
+    rows = by_lammps(case, replicas, wanted.seed), case.by_jax
     found = {"replicas": replicas}
     for k, name in enumerate(("temperature_K", "potential_kcal_mol", "gyration_A")):
         a, b = (engine[:, k] for engine in rows)
@@ -293,7 +308,7 @@ def by_lammps(case: Case, replicas: int, seed: int) -> np.ndarray:
     from cgrefine.export.bundle import load_bundle
     from cgrefine.export.lammps_run import run
 
-    bundle, series = load_bundle(case.folder / "bundle", files=case.files), case.folder / "series.txt"
+    bundle, series = load_bundle(case.folder / "bundle", files=case.files), case.runs / "series.txt"
     rows = []
     for replica in range(replicas):
         run(bundle, case.settings(6000, series=series, sample_every=SAMPLE_EVERY, seed=seed + 1000 * replica))
@@ -352,7 +367,7 @@ def own_edges(model, system, start: np.ndarray):
     if not networks.terms:
         return model
     cutoff_A, pairs = networks.cutoff_A, neighbors.candidates(system)
-    room = room_for(start, pairs, cutoff_A, headroom=2.0)
+    room = room_for(start, pairs, cutoff_A, headroom=1.6)
 
     def bead_energies(params, positions, system, edges):
         own = neighbors.update(positions, pairs, cutoff_A, room)

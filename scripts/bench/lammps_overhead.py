@@ -50,7 +50,7 @@ def measured(network: str, beads: int, steps: int, rounds: int) -> dict:
 
     with tempfile.TemporaryDirectory() as folder:
         # weak enough that float32 passes the self-test of a bundle at 500 beads too
-        case = lammps_matrix.Case(network, beads, 1, "s", Path(folder), force_rms=0.5)
+        case = lammps_matrix.Case(network, beads, 1, Path(folder), force_rms=0.5)
         bundle = load_bundle(case.folder / "bundle")
         program = bundle.network
         assert program is not None
