@@ -149,7 +149,7 @@ class Case:
         from cgrefine.system import topology_from_species
 
         rng = np.random.default_rng(beads + 7 * chains)
-        self.folder, self.by_jax = folder, None
+        self.folder, self.jax_rows = folder, None
         breaks = [beads * k // chains for k in range(1, chains)]
         self.topology = topology_from_species(rng.integers(0, 20, beads), breaks=breaks)
         self.start = molecule(beads, breaks, rng)
@@ -288,9 +288,9 @@ def fitted(columns: np.ndarray, values: np.ndarray) -> tuple[float, float]:
 
 def averages(case: Case, wanted) -> dict:
     replicas = wanted.replicas or for_size(REPLICAS, case.topology.n_beads)
-    if case.by_jax is None:
-        case.by_jax = by_jax(case, replicas, wanted.seed)
-    rows = by_lammps(case, replicas, wanted.seed), case.by_jax
+    if case.jax_rows is None:
+        case.jax_rows = by_jax(case, replicas, wanted.seed)
+    rows = by_lammps(case, replicas, wanted.seed), case.jax_rows
     found = {"replicas": replicas}
     for k, name in enumerate(("temperature_K", "potential_kcal_mol", "gyration_A")):
         a, b = (engine[:, k] for engine in rows)
@@ -355,7 +355,7 @@ def by_jax(case: Case, replicas: int, seed: int) -> np.ndarray:
 
 def own_edges(model, system, start: np.ndarray):
     """The model, its network on the edges within its own cutoff instead of those within that of the charges,
-    of which a compact chain has eight times as many. Not a number where they do not fit."""
+    of which these chains of 200 have four times as many. Not a number where they do not fit."""
     import jax.numpy as jnp
 
     from cgrefine import neighbors
