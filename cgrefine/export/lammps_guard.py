@@ -2,14 +2,12 @@
 
 LAMMPS keeps beads in an order of its own, which changes during a run; `tag` says which is which.
 An exception in a callback is swallowed by ctypes and the run goes on with stale forces: so it is kept
-here, the force is zeroed, the run is stopped at this step, and `check` raises. LAMMPS tells the others only
-of a stop of its first process, and they wait for each other at every step: where several share a molecule,
-one that fails ends at once, with the reason on stderr, and mpiexec ends the others.
+here, the force is zeroed, the run is stopped at this step, and `check` raises. Where several processes share
+a molecule they agree at every call whether one of them has failed, and stop at the same step.
 """
 
 import ctypes
 import math
-import os
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +16,7 @@ import numpy as np
 
 from cgrefine.errors import SimulationStopped
 from cgrefine.export.lammps_images import Placing, box_lengths, check_box, gathered_positions
+from cgrefine.export.lammps_mpi import Processes
 from cgrefine.export.network_program import NetworkValues
 
 _ADDRESS = ctypes.c_void_p
@@ -42,10 +41,9 @@ class NetworkCallback:
     owned. failure: why the run was stopped, if it was.
     """
 
-    def __init__(self, lmp: Any, fix: str, network: Network) -> None:
+    def __init__(self, lmp: Any, fix: str, network: Network, processes: Processes) -> None:
         """Serve the fix of this name. InputError when the network's cutoff does not fit into the box."""
-        self._lmp, self._network = lmp, network
-        self._parallel = lmp.extract_setting("world_size") > 1
+        self._lmp, self._network, self._processes = lmp, network, processes
         lengths = box_lengths(lmp)
         self._periodic = bool(np.isfinite(lengths).any())
         check_box(lengths, network.cutoff_A)
@@ -75,8 +73,10 @@ class NetworkCallback:
         """With addresses as LAMMPS gives them; those of a process without any bead are of nothing."""
         try:
             self.act(step, *self._memory(n_local, tag, x, f))
-        except BaseException as error:
+        except BaseException as error:  # of this process alone: what the others would see as well is in act
             self._failed(step, error)
+            if self._processes.several:
+                self._processes.abort(str(self.failure))
 
     def act(self, step: int, tag: np.ndarray, x: np.ndarray, f: np.ndarray) -> None:
         """Set the force f (m, 3) on the local beads at x (m, 3), and energy and virial of the whole molecule.
@@ -86,33 +86,42 @@ class NetworkCallback:
         if self.failure is not None:
             f[:] = 0.0
             return
+        values, error = None, None
         try:
-            if (order := tag.tobytes()) != self._order:
-                self._order, self._rows = order, tag - 1
-                self.orders.add(hash(order))
-                self.fewest = min(self.fewest, len(tag))
-            if self._parallel or self._place is not None:
-                values = self._network(placed_positions(self._lmp, self._place))
-                forces = values.forces[self._rows]
-            else:
-                values = self._network(x, self._rows)
-                forces = values.forces
-            # The virial has every force in it: one that is not finite leaves none of it finite.
-            if not math.isfinite(values.energy + sum(values.virial)):
-                raise FloatingPointError(f"energy {values.energy} or a force of the network is not finite")
-            f[:] = forces
-            self._set(values.energy, values.virial)
-        except Exception as error:  # whatever it is, ctypes would swallow it: it is raised by `check`
+            values = self._evaluated(tag, x)
+        except Exception as found:  # whatever it is, ctypes would swallow it: it is raised by `check`
+            error = found
+        if self._processes.any(values is None) or values is None:
             f[:] = 0.0
             self._failed(step, error)
+            return
+        f[:] = values.forces
+        self._set(values.energy, values.virial)
 
-    def _failed(self, step: int, error: BaseException) -> None:
-        self.failure = SimulationStopped(f"LAMMPS stopped at step {step}: {type(error).__name__}: {error}")
+    def _evaluated(self, tag: np.ndarray, x: np.ndarray) -> NetworkValues:
+        """What the network has for all beads, with the forces (m, 3) of those that lie here."""
+        if (order := tag.tobytes()) != self._order:
+            self._order, self._rows = order, tag - 1
+            self.orders.add(hash(order))
+            self.fewest = min(self.fewest, len(tag))
+        if self._processes.several or self._place is not None:
+            values = self._network(placed_positions(self._lmp, self._place))
+            values = values._replace(forces=values.forces[self._rows])
+        else:
+            values = self._network(x, self._rows)
+        # The virial has every force in it: one that is not finite leaves none of it finite.
+        if not math.isfinite(values.energy + sum(values.virial)):
+            raise FloatingPointError(f"energy {values.energy} or a force of the network is not finite")
+        return values
+
+    def _failed(self, step: int, error: BaseException | None) -> None:
+        """Stop the run. error: None where another process has it, and tells it."""
+        if error is None:
+            self.failure = SimulationStopped(f"stopped at step {step}: another process has failed")
+        else:
+            told = f"{type(error).__name__}: {error}"
+            self.failure = SimulationStopped(f"LAMMPS stopped at step {step}: {told}")
         self.failure.__cause__ = error
-        if self._parallel:
-            sys.stderr.write(f"{self.failure}\n")
-            sys.stderr.flush()
-            os._exit(1)
         self._lmp.force_timeout()
 
     def _memory(self, n_local: int, tag: int, x: int, f: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -37,7 +37,7 @@ def launch(
     `numbered`. Replicas are partitions of one LAMMPS and differ by the seed. files: see `load_bundle`. The
     results, one a replica. InputError and SimulationStopped come back as such, TimeoutError when the time is
     up. When one replica is stopped the others run to their end and write their files, and SimulationStopped
-    is raised; with several processes each they are ended with it.
+    is raised; what LAMMPS finds in one of several processes of a replica ends them all.
     """
     import_lammps()
     command = [sys.executable, "-m", "cgrefine.export.lammps_run", str(folder), "--out", str(out)]

@@ -14,6 +14,7 @@ import importlib
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from cgrefine.errors import InputError, SimulationStopped
 from cgrefine.export.bundle import Bundle, load_bundle
 from cgrefine.export.lammps_guard import Network, NetworkCallback, chains, placed_positions
 from cgrefine.export.lammps_images import ImageError, Placing, box_lengths, check_box, gathered_positions
+from cgrefine.export.lammps_mpi import Processes
 from cgrefine.export.lammps_native import (
     FORCE_FIX,
     LONGEST_CUTOFF,
@@ -94,7 +96,8 @@ def simulate(
 
     None on the others. replicas: groups that the processes form, each with a seed of its own. finalize: shut
     MPI down at the end, on success and on failure; no other run can follow in this process. Under mpiexec
-    this must be done, else the first process to end takes the others with it.
+    this must be done, else the first process to end takes the others with it. What fails in one process of
+    several ends all: at the same step if it is the network, at once if it is LAMMPS or anything else.
     Raises SimulationStopped when LAMMPS or the network fails, InputError when the box is too small, and when
     the first forces are not those of start.txt; the message says why.
     """
@@ -111,15 +114,28 @@ def simulate(
         arguments += [] if log else ["-plog", "none"]
     lmp = lammps.lammps(cmdargs=arguments)
     try:
+        processes = Processes(lmp)
         replica = lmp.extract_setting("universe_rank") // lmp.extract_setting("world_size")
         for name, value in settings.variables(replica).items():
             lmp.command(f'variable {name} index "{value}"')
-        result = _Driver(lmp, deployment).drive(settings.timestep_fs)
+        result = _driven(_Driver(lmp, deployment, processes), processes, settings.timestep_fs)
         return None if result is None else (replica, result)
     finally:
         lmp.close()
         if finalize:
             lmp.finalize()
+
+
+def _driven(driver: "_Driver", processes: Processes, timestep_fs: float) -> RunResult | None:
+    """`_Driver.drive`; what no process but this one can have met ends the others as well."""
+    try:
+        return driver.drive(timestep_fs)
+    except (InputError, SimulationStopped):  # all processes raise it
+        raise
+    except BaseException:
+        if processes.several:
+            processes.abort(traceback.format_exc())
+        raise
 
 
 def logical_lines(script: str) -> Iterator[str]:
@@ -146,8 +162,8 @@ class _Driver:
     """One LAMMPS instance that a script is run in, command by command, so that the network is there as soon
     as its fix is, and the forces are looked at before anything moves."""
 
-    def __init__(self, lmp: Any, deployment: Deployment) -> None:
-        self._lmp, self._deployment = lmp, deployment
+    def __init__(self, lmp: Any, deployment: Deployment, processes: Processes) -> None:
+        self._lmp, self._deployment, self._processes = lmp, deployment, processes
         self._callback: NetworkCallback | None = None
         self._place: Placing | None = None
         self._start_error: float | None = None
@@ -186,7 +202,11 @@ class _Driver:
             self._lmp.commands_string(text)
         except Exception as error:  # the lammps module raises nothing more specific than Exception
             self._check()
-            raise SimulationStopped(f"LAMMPS stopped: {' '.join(str(error).split())}") from error
+            of_one = isinstance(error, import_lammps().MPIAbortException)
+            reason = f"LAMMPS stopped: {' '.join(str(error.args[0] if of_one else error).split())}"
+            if of_one and self._processes.several:
+                self._processes.abort(reason)
+            raise SimulationStopped(reason) from error
         self._check()
 
     def _check(self) -> None:
@@ -212,7 +232,7 @@ class _Driver:
                 f"that of the model is {expected[bead] + 1} ({RESIDUES[expected[bead]]})"
             )
         if network is not None:
-            self._callback = NetworkCallback(lmp, NETWORK_FIX, network)
+            self._callback = NetworkCallback(lmp, NETWORK_FIX, network, self._processes)
 
     def _ran(self, seconds: float, timestep_fs: float) -> None:
         """Keep where a run ended, and look at the forces of the first one."""

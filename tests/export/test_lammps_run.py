@@ -413,31 +413,58 @@ def test_a_process_without_any_bead(bundle, tmp_path):
     check_forces(result)
 
 
-FAILING_RANK = """
+IN_TWO = """
 import copy, dataclasses, os, sys
 from pathlib import Path
+from cgrefine.export import lammps_run
 from cgrefine.export.bundle import load_bundle
-from cgrefine.export.lammps_run import run
 from cgrefine.export.lammps_settings import RunSettings
-bundle = load_bundle(Path(sys.argv[1]))
-calls = []
-def compiled(*arguments):
-    calls.append(1)
-    if len(calls) > 20 and os.environ["PMI_RANK"] == "1":
+bundle, second, calls = load_bundle(Path(sys.argv[1])), os.environ["PMI_RANK"] == "1", []
+def fails_in_the_second(*of):
+    calls.append(of)
+    if second and len(calls) > int(sys.argv[3]):
         raise ZeroDivisionError("planted")
-    return bundle.network.compiled(*arguments)
-network = copy.copy(bundle.network)
-network.compiled = compiled
-run(dataclasses.replace(bundle, network=network), RunSettings(500, 2.0, 300.0, 1.0), finalize=True)
+def compiled(*arguments):
+    fails_in_the_second()
+    return well(*arguments)
+if sys.argv[2] == "network":
+    network, well = copy.copy(bundle.network), bundle.network.compiled
+    network.compiled = compiled
+    bundle = dataclasses.replace(bundle, network=network)
+else:
+    lammps_run._Driver._say = fails_in_the_second
+lammps_run.run(bundle, RunSettings(500, 2.0, 300.0, 1.0), finalize=True)
 """
 
 
-def test_a_failure_of_one_process_ends_all_of_them(bundle):
-    """LAMMPS stops when its first process says so: the second one fails here."""
-    command = [find_mpiexec(), "-n", "2", sys.executable, "-c", FAILING_RANK, str(bundle.folder)]
+@pytest.mark.parametrize(
+    "where, after, told",
+    [
+        ("network", 20, "LAMMPS stopped at step 17: ZeroDivisionError: planted"),
+        ("script", 0, "ZeroDivisionError: planted"),
+    ],
+)
+def test_a_failure_of_one_process_ends_all_of_them(bundle, where, after, told):
+    """LAMMPS stops when its first process says so: the second one fails here.
+
+    In the network they stop at the same step, and each says so; elsewhere the first waits, and is ended.
+    """
+    command = [find_mpiexec(), "-n", "2", sys.executable, "-c", IN_TWO, str(bundle.folder), where, str(after)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode != 0
-    assert "LAMMPS stopped at step 17: ZeroDivisionError: planted" in done.stderr
+    assert told in done.stderr
+    assert ("stopped at step 17: another process has failed" in done.stderr) == (where == "network")
+
+
+def test_an_error_of_lammps_in_one_process_ends_all_of_them(bundle, tmp_path):
+    """One bead is 60 Å away: the process that has its bond finds it, and the other one waits."""
+    files = shutil.copytree(bundle.lammps, tmp_path / "files")
+    script = (files / "in.lammps").read_text()
+    assert "run 0\nrun ${steps}" in script
+    away = "group first id 1\ndisplace_atoms first move -60 0 0\nrun 0\nrun ${steps}"
+    (files / "in.lammps").write_text(script.replace("run 0\nrun ${steps}", away))
+    with pytest.raises(SimulationStopped, match=r"LAMMPS stopped: ERROR on proc \d: Bond length > table"):
+        launch(bundle.folder, SETTINGS, tmp_path / "run.npz", ranks=2, timeout_s=240.0, files=files)
 
 
 def test_the_throughput_is_told(bundle, tmp_path, finished):
