@@ -1,15 +1,19 @@
 """`cgrefine export`: the trained or refined model as a bundle for other programs."""
 
 from pathlib import Path
+from typing import Literal
 
 from cgrefine.artifacts import Stage, require
 from cgrefine.cli import export_check
 from cgrefine.cli.console import Console
 from cgrefine.cli.export_check import Row
 from cgrefine.cli.force_field import exported_at, final_stage
+from cgrefine.config.running import Export
 from cgrefine.config.schema import Config
 from cgrefine.data.store import open_dataset
+from cgrefine.energy import NetworkTerm
 from cgrefine.errors import InputError
+from cgrefine.export import lammps_jax
 from cgrefine.export.bundle import Bundle, write_bundle
 from cgrefine.export.deploy_files import write_deploy
 from cgrefine.export.loaded import load_model
@@ -22,7 +26,8 @@ DIGEST = "digest.txt"
 
 
 def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
-    """Write bundle/ (and bundle.zip), deploy/, digest.txt and report.html; read them back and verify them.
+    """Write bundle/ (bundle.zip, deploy/, one for lammps-jax), digest.txt and report.html; read them back and
+    verify them.
 
     Raises InputError when one fails a verification: the stage has no folder then.
     """
@@ -50,6 +55,9 @@ def build(stage: Stage, config: Config, root: Path, console: Console) -> None:
     bundle = loaded.bundle
     if settings.chemtrain_deploy and bundle.network is not None:
         rows += _deploy(stage.path / export_check.DEPLOY, force_field, bundle, console)
+    if settings.lammps_jax is not None and bundle.network is not None:
+        file = stage.path / lammps_jax.FILE
+        rows += _lammps_jax(file, settings.lammps_jax, force_field, bundle, settings, console)
     if settings.zip:
         write_zip(folder, stage.path / "bundle.zip")
     (stage.path / DIGEST).write_text(f"{bundle.digest}\n")
@@ -76,6 +84,27 @@ def _deploy(folder: Path, force_field: ForceField, bundle: Bundle, console: Cons
     except ValueError as error:
         raise InputError(f"export: {error}; without it: --set export.chemtrain_deploy=false") from error
     return export_check.deploy_rows(found)
+
+
+def _lammps_jax(
+    path: Path,
+    platform: Literal["cpu", "cuda"],
+    force_field: ForceField,
+    bundle: Bundle,
+    settings: Export,
+    console: Console,
+) -> list[Row]:
+    """The bundle of lammps-jax, of the protein and frames of the bundle."""
+    console.say(f"writing {path.name} for lammps-jax, and running it in two domains")
+    (term,) = (t for t in force_field.model.terms if isinstance(t, NetworkTerm))
+    x, exact = bundle.positions, bundle.reference[term.name]
+    rooms = lammps_jax.rooms_for(x, term.cutoff_A, settings.lammps_jax_beads, settings.lammps_jax_edges)
+    params = force_field.params[term.name]
+    try:
+        found = lammps_jax.write_lammps_jax(path, term, params, bundle.topology, x, exact, platform, rooms)
+    except (ValueError, InputError) as error:
+        raise InputError(f"export: {error}; without it: --set export.lammps_jax=null") from error
+    return export_check.lammps_jax_rows(found)
 
 
 def _sections(bundle: Bundle) -> list[Section]:

@@ -13,8 +13,8 @@ from cgrefine.artifacts import require
 from cgrefine.cli.console import Console
 from cgrefine.energy import PairTerm
 from cgrefine.errors import GateError, InputError, SimulationStopped
-from cgrefine.export import deploy_files, fresh, portable
-from cgrefine.export.bundle import STABLEHLO, TEXT, write_molecule
+from cgrefine.export import deploy_files, fresh, lammps_jax, portable
+from cgrefine.export.bundle import STABLEHLO, TEXT, Bundle, write_molecule
 from cgrefine.export.lammps_launch import launch
 from cgrefine.export.lammps_run import import_lammps, run
 from cgrefine.export.lammps_settings import RunSettings
@@ -34,7 +34,7 @@ RELATIVE_LIMIT = 1.0e-4
 """Largest force difference over the root mean square force, of the whole model."""
 DEPLOY = "deploy"
 """Folder of the files for chemtrain-deploy, beside the bundle."""
-DEPLOY_NAME = ".ptb in two domains"
+DEPLOY_NAME, JAX_NAME = ".ptb in two domains", "lammps-jax in two domains"
 APART_A = 1.0e3
 ROOM_K = 300.0
 COLUMNS = ("check", "found", "limit", "result")
@@ -201,13 +201,18 @@ def _chemtrain_deploy(loaded: Loaded, path: Path) -> list[Row]:
     bundle, folder = loaded.bundle, path.parent / DEPLOY
     if bundle.meta["network"] is None or not folder.is_dir():
         return []
-    exact = bundle.reference[bundle.meta["network"]["name"]]
-    ends = [0, len(bundle.positions) - 1]
-    at_ends = TermValues(*(values[ends] for values in exact))
+    ends, at_ends = _at_ends(bundle)
     try:
-        return deploy_rows(deploy_files.check(folder, bundle.topology, bundle.positions[ends], at_ends))
+        return deploy_rows(deploy_files.check(folder, bundle.topology, ends, at_ends))
     except InputError as error:
         return [Row(DEPLOY_NAME, str(error), deploy_files.TOLERANCE, False)]
+
+
+def _at_ends(bundle: Bundle) -> tuple[np.ndarray, TermValues]:
+    """First and last of the stored frames, and the network's values there."""
+    ends = [0, len(bundle.positions) - 1]
+    exact = bundle.reference[bundle.meta["network"]["name"]]
+    return bundle.positions[ends], TermValues(*(values[ends] for values in exact))
 
 
 def deploy_rows(found: deploy_files.DeployCheck) -> list[Row]:
@@ -221,6 +226,25 @@ def deploy_rows(found: deploy_files.DeployCheck) -> list[Row]:
     return [Row(f"{DEPLOY_NAME}, {name}", value, limit, value <= limit) for name, value in named.items()]
 
 
+def _lammps_jax(loaded: Loaded, path: Path) -> list[Row]:
+    """The bundle of lammps-jax beside the bundle, in two emulated domains, against the stored reference."""
+    bundle, file = loaded.bundle, path.parent / lammps_jax.FILE
+    if bundle.meta["network"] is None or not file.is_file():
+        return []
+    ends, at_ends = _at_ends(bundle)
+    try:
+        return lammps_jax_rows(lammps_jax.check(file, bundle.topology, ends, at_ends))
+    except InputError as error:
+        return [Row(JAX_NAME, str(error), lammps_jax.TOLERANCE, False)]
+
+
+def lammps_jax_rows(found: lammps_jax.LammpsJaxCheck) -> list[Row]:
+    """The rows of a check of a bundle of lammps-jax."""
+    limit = lammps_jax.TOLERANCE
+    named = {"over the rms force": found.force, "energy, kcal/mol a bead": found.energy}
+    return [Row(f"{JAX_NAME}, {name}", value, limit, value <= limit) for name, value in named.items()]
+
+
 AT_ONCE: tuple[Callable[[Loaded], list[Row]], ...] = (
     _files, _self_test, _native_priors, _operations, _any_size,
 )  # fmt: skip
@@ -228,4 +252,5 @@ IN_OTHER_PROCESSES: tuple[Callable[[Loaded, Path], list[Row]], ...] = (
     _fresh_process,
     _lammps,
     _chemtrain_deploy,
+    _lammps_jax,
 )

@@ -271,6 +271,9 @@ class Export(Section):
     temperature_K: of a network that is conditioned on temperature (default: that of sim). zip: write it as
     bundle.zip besides. stablehlo_target: oldest version of StableHLO that is to read the network.
     chemtrain_deploy: files for LAMMPS with the plugin of chemtrain besides, where the model has a network.
+    lammps_jax: platform of a bundle for the pair style of lammps-jax besides (default: no such bundle), with
+    room for lammps_jax_beads and lammps_jax_edges in a domain with its ghosts (default: for twice the beads
+    of the reference frames).
     """
 
     domain: str | None = None
@@ -279,6 +282,9 @@ class Export(Section):
     zip: bool = False
     stablehlo_target: str = "1.7.0"
     chemtrain_deploy: bool = True
+    lammps_jax: Literal["cpu", "cuda"] | None = None
+    lammps_jax_beads: Count | None = None
+    lammps_jax_edges: Count | None = None
 
 
 class Lammps(Section):

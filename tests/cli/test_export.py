@@ -32,7 +32,7 @@ SCALE = 1.6
 
 def make_config(**sections) -> Config:
     sim = Sim(temperature_K=320, timestep_fs=2, friction_per_ps=1.0, replicas=1, duration_ps=1)
-    return Config(sim=sim, export=ExportSection(reference_frames=2), **sections)
+    return Config(sim=sim, export=ExportSection(reference_frames=2, lammps_jax="cuda"), **sections)
 
 
 def made(root, name, config) -> Stage:
@@ -87,6 +87,8 @@ def test_export_writes_a_bundle_that_passed_its_test(exported):
     assert checks["selftest_max_force_error_kcal_mol_A"]["passed"]
     assert (stage.path / "bundle" / "network.mlir").exists()
     assert (stage.path / "deploy" / "network.ptb").exists()
+    contract = read_json(stage.path / "network.lammps-jax.json")["contract"]
+    assert (contract["max_atoms"], contract["cutoff"]) == (2 * N_BEADS, 10.0)
     assert "newton off" in (stage.path / "report.html").read_text()
     assert "Self-test" in (stage.path / "report.html").read_text()
 
@@ -179,7 +181,7 @@ def test_everything_that_can_be_verified_is(root, capsys):
     export_check.check_stage(root, Console(quiet=True))
     told = capsys.readouterr().out
     assert "FAILED" not in told and "not done" not in told
-    assert told.count("passed") == 12
+    assert told.count("passed") == 14
 
 
 def test_a_bundle_that_fails_is_put_aside(root, tmp_path, monkeypatch):
