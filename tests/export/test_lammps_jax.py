@@ -73,12 +73,11 @@ NETWORKS = {
                 "products": "channelwise", "species_pair": True},
     "mace": {"channels": 2, "hidden": 4, "layers": 2, "l_max": 1, "l_hidden": 1, "correlation": 3,
              "parity": "so3"},
-    "painn": {"hidden": 8, "layers": 2},
 }  # fmt: skip
 
 
 @pytest.mark.stages
-@pytest.mark.parametrize("name, platform", [("allegro", "cpu"), ("mace", "cuda"), ("painn", "cuda")])
+@pytest.mark.parametrize("name, platform", [("allegro", "cuda"), ("mace", "cpu")])
 def test_every_network_leaves(tmp_path, name, platform):
     """The program for CUDA is run on the CPU: it is StableHLO alone."""
     facts = {"name": name, "cutoff_A": 8.0, "avg_neighbors": 6.0, "n_bessel": 4, "envelope_p": 6}

@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.lammps
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench" / "lammps_matrix.py"
-ROWS = [("allegro", "10", "3", "p"), ("mace", "10", "1", "s"), ("painn", "50", "3", "p")]
+ROWS = [("allegro", "10", "3", "p"), ("mace", "10", "1", "s"), ("painn", "20", "3", "p")]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=" ".join)
