@@ -97,8 +97,9 @@ def _lammps_jax(
     """The bundle of lammps-jax, of the protein and frames of the bundle."""
     console.say(f"writing {path.name} for lammps-jax, and running it in two domains")
     (term,) = (t for t in force_field.model.terms if isinstance(t, NetworkTerm))
-    x, exact = bundle.positions, bundle.reference[term.name]
-    rooms = lammps_jax.rooms_for(x, term.cutoff_A, settings.lammps_jax_beads, settings.lammps_jax_edges)
+    given = settings.lammps_jax_beads, settings.lammps_jax_edges
+    rooms = lammps_jax.rooms_for(bundle.positions, term.cutoff_A, *given)
+    x, exact = export_check.at_ends(bundle)
     params = force_field.params[term.name]
     try:
         found = lammps_jax.write_lammps_jax(path, term, params, bundle.topology, x, exact, platform, rooms)

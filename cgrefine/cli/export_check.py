@@ -201,14 +201,14 @@ def _chemtrain_deploy(loaded: Loaded, path: Path) -> list[Row]:
     bundle, folder = loaded.bundle, path.parent / DEPLOY
     if bundle.meta["network"] is None or not folder.is_dir():
         return []
-    ends, at_ends = _at_ends(bundle)
+    ends, at_ends = at_ends(bundle)
     try:
         return deploy_rows(deploy_files.check(folder, bundle.topology, ends, at_ends))
     except InputError as error:
         return [Row(DEPLOY_NAME, str(error), deploy_files.TOLERANCE, False)]
 
 
-def _at_ends(bundle: Bundle) -> tuple[np.ndarray, TermValues]:
+def at_ends(bundle: Bundle) -> tuple[np.ndarray, TermValues]:
     """First and last of the stored frames, and the network's values there."""
     ends = [0, len(bundle.positions) - 1]
     exact = bundle.reference[bundle.meta["network"]["name"]]
@@ -231,16 +231,16 @@ def _lammps_jax(loaded: Loaded, path: Path) -> list[Row]:
     bundle, file = loaded.bundle, path.parent / lammps_jax.FILE
     if bundle.meta["network"] is None or not file.is_file():
         return []
-    ends, at_ends = _at_ends(bundle)
+    ends, at_ends = at_ends(bundle)
     try:
         return lammps_jax_rows(lammps_jax.check(file, bundle.topology, ends, at_ends))
     except InputError as error:
-        return [Row(JAX_NAME, str(error), lammps_jax.TOLERANCE, False)]
+        return [Row(JAX_NAME, str(error), deploy_files.TOLERANCE, False)]
 
 
 def lammps_jax_rows(found: lammps_jax.LammpsJaxCheck) -> list[Row]:
     """The rows of a check of a bundle of lammps-jax."""
-    limit = lammps_jax.TOLERANCE
+    limit = deploy_files.TOLERANCE
     named = {"over the rms force": found.force, "energy, kcal/mol a bead": found.energy}
     return [Row(f"{JAX_NAME}, {name}", value, limit, value <= limit) for name, value in named.items()]
 

@@ -75,8 +75,7 @@ class NetworkCallback:
             self.act(step, *self._memory(n_local, tag, x, f))
         except BaseException as error:  # of this process alone: what the others would see as well is in act
             self._failed(step, error)
-            if self._processes.several:
-                self._processes.abort(str(self.failure))
+            self._processes.abort(str(self.failure))
 
     def act(self, step: int, tag: np.ndarray, x: np.ndarray, f: np.ndarray) -> None:
         """Set the force f (m, 3) on the local beads at x (m, 3), and energy and virial of the whole molecule.

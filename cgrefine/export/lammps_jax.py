@@ -28,6 +28,7 @@ from cgrefine.energy import NetworkTerm
 from cgrefine.errors import InputError
 from cgrefine.export import domains
 from cgrefine.export.deploy import NEIGHBOR_MASK, DomainValues
+from cgrefine.export.deploy_files import TOLERANCE
 from cgrefine.export.portable import PLATFORM, exported, read_artifact, unreadable
 from cgrefine.export.program import cast_params
 from cgrefine.export.ptb import Container
@@ -39,8 +40,6 @@ from cgrefine.system import Topology
 FILE = "network.lammps-jax.json"
 FORMAT = "lammps-jax-json-distributed"
 LEAST_HOPS = 2
-TOLERANCE = 1.0e-4
-"""Largest difference of a force in float32, over the root mean square force."""
 GHOST_ROOM, EDGE_ROOM = 2.0, 2.0
 """Beads with ghosts over beads; edges of a bead over those in the densest reference frame."""
 
@@ -91,9 +90,9 @@ def write_lammps_jax(
     platform: Literal["cpu", "cuda"],
     rooms: Rooms | None = None,
 ) -> LammpsJaxCheck:
-    """Write the network for one platform, and check what was written on the first and the last frame (Å).
+    """Write the network for one platform, and check what was written at the positions (Å).
 
-    exact: of the network at all positions, float64. rooms: default `rooms_for` the positions. Raises
+    exact: of the network there, float64. rooms: default `rooms_for` the positions. Raises
     InputError without the package lammps-jax, ValueError when the network cannot leave or the file is not
     the network: it is then gone.
     """
@@ -117,8 +116,7 @@ def write_lammps_jax(
                 n_species=len(RESIDUES),
                 platform=platform,
             )
-        ends = [0, len(positions) - 1]
-        found = check(path, topology, positions[ends], TermValues(*(values[ends] for values in exact)))
+        found = check(path, topology, positions, exact)
         if not found.passed:
             raise ValueError(f"{FILE} is not the network: {found} is not within {TOLERANCE:g}")
     except (ValueError, InputError):

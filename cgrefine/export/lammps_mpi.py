@@ -47,8 +47,11 @@ class Processes:
     def abort(self, reason: str) -> None:
         """End the processes of the whole run, also those of other replicas; the reason goes to stderr.
 
-        For what has failed in this process alone, while the others wait for it. They must be several.
+        For what has failed in this process alone, while the others wait for it. Where there are no others it
+        does nothing.
         """
+        if not self.several:
+            return
         sys.stderr.write(f"{reason}\n")
         sys.stderr.flush()
         self._lib.MPI_Abort(_COMM_WORLD, 1)

