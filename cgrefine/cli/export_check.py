@@ -201,9 +201,9 @@ def _chemtrain_deploy(loaded: Loaded, path: Path) -> list[Row]:
     bundle, folder = loaded.bundle, path.parent / DEPLOY
     if bundle.meta["network"] is None or not folder.is_dir():
         return []
-    ends, at_ends = at_ends(bundle)
+    frames, exact = at_ends(bundle)
     try:
-        return deploy_rows(deploy_files.check(folder, bundle.topology, ends, at_ends))
+        return deploy_rows(deploy_files.check(folder, bundle.topology, frames, exact))
     except InputError as error:
         return [Row(DEPLOY_NAME, str(error), deploy_files.TOLERANCE, False)]
 
@@ -231,9 +231,9 @@ def _lammps_jax(loaded: Loaded, path: Path) -> list[Row]:
     bundle, file = loaded.bundle, path.parent / lammps_jax.FILE
     if bundle.meta["network"] is None or not file.is_file():
         return []
-    ends, at_ends = at_ends(bundle)
+    frames, exact = at_ends(bundle)
     try:
-        return lammps_jax_rows(lammps_jax.check(file, bundle.topology, ends, at_ends))
+        return lammps_jax_rows(lammps_jax.check(file, bundle.topology, frames, exact))
     except InputError as error:
         return [Row(JAX_NAME, str(error), deploy_files.TOLERANCE, False)]
 
